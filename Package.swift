@@ -1,0 +1,129 @@
+// swift-tools-version: 6.2
+// The map of the house: each target with one line on what it is. Imports go downward only.
+import PackageDescription
+
+/// The lowest CPU the data plane is built for. `WEFT_MARCH` overrides it ("x86-64-v2", "native", "" for the compiler's
+/// own default, which is also what other architectures get).
+let march: String = {
+  if let chosen = Context.environment["WEFT_MARCH"] { return chosen }
+  #if arch(x86_64)
+    return "x86-64-v3"
+  #else
+    return ""
+  #endif
+}()
+let machine: [String] = march.isEmpty ? [] : ["-march=\(march)"]
+
+/// Warnings are errors where `WEFT_STRICT` is set (tools/test sets it).
+let strict: [SwiftSetting] =
+  Context.environment["WEFT_STRICT"] == nil ? [] : [.treatAllWarnings(as: .error)]
+
+/// Ordinary targets.
+let safe: [SwiftSetting] = strict + [.swiftLanguageMode(.v6)]
+/// Targets that import the C shims: clang's importer needs the CPU for the shims' intrinsics.
+let machineFlags: [SwiftSetting] = machine.isEmpty ? [] : [.unsafeFlags(machine.flatMap { ["-Xcc", $0] })]
+/// Targets that hold unsafe pointers behind safe types: each use is marked.
+let low: [SwiftSetting] = safe + machineFlags + [.strictMemorySafety()]
+/// Targets that only call into the above.
+let high: [SwiftSetting] = safe + machineFlags
+
+let package = Package(
+  name: "weft",
+  platforms: [.macOS(.v15)],
+  products: [
+    .executable(name: "weft-vrouter", targets: ["weft-vrouter"]),
+    .executable(name: "weft-agent", targets: ["weft-agent"]),
+    .executable(name: "weft-cni", targets: ["weft-cni"]),
+    .executable(name: "weft", targets: ["weft"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+    .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+    .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
+    .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+  ],
+  targets: [
+    // C: headers of the kernel and of libraries, static inline atomics, CRC, checksum and prefetch; no logic.
+    .target(name: "CLinux", cSettings: [.unsafeFlags(["-O3"] + machine)]),
+    .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
+    .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
+
+    // Descriptors and memory mappings that close themselves, errno as an error.
+    .target(name: "WeftSystem", dependencies: ["CLinux"], swiftSettings: low),
+    // Header formats, one file a protocol; checksum arithmetic; frames. No state, no I/O.
+    .target(name: "WeftWire", dependencies: ["CLinux"], swiftSettings: low),
+    // What forwarding looks up: flows, routes, bridge, nexthops, labels, VNIs; epochs.
+    .target(name: "WeftTables", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
+    // The packet path, one file a stage; read PacketPath.swift from top to bottom.
+    .target(name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "CLinux"], swiftSettings: low),
+    // Where packets come from and go to: AF_PACKET, TAP, pcap files.
+    .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: low),
+    // The shared-memory ring: layout, messages, both ends.
+    .target(name: "WeftRing", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
+    // rtnetlink: links, addresses, routes, neighbours; network namespaces.
+    .target(name: "WeftNetlink", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
+    // What the agent's HTTP API and the CNI plugin say to each other.
+    .target(name: "WeftAPI", dependencies: ["WeftWire"], swiftSettings: safe + machineFlags),
+    // Workers, control thread, statistics, replay: puts the above together.
+    .target(
+      name: "WeftVRouter",
+      dependencies: [
+        "WeftForwarding", "WeftTables", "WeftPorts", "WeftRing", "WeftWire", "WeftSystem", "CLinux", "CNuma",
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: high),
+    // HTTP API, ports' life cycle, standalone address management, programming of the forwarder.
+    .target(
+      name: "WeftAgent",
+      dependencies: [
+        "WeftRing", "WeftNetlink", "WeftAPI", "WeftWire",
+        .product(name: "GRDB", package: "GRDB.swift"),
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "Metrics", package: "swift-metrics"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+        .product(name: "Yams", package: "Yams"),
+      ],
+      swiftSettings: high),
+    // The CNI plugin.
+    .target(name: "WeftCNI", dependencies: ["WeftNetlink", "WeftAPI", "WeftWire", "CLinux"], swiftSettings: high),
+
+    // Thin mains: arguments in, one call.
+    .executableTarget(
+      name: "weft-vrouter",
+      dependencies: [
+        "WeftVRouter", "WeftForwarding", "WeftRing", "WeftWire",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: high),
+    .executableTarget(
+      name: "weft-agent",
+      dependencies: [
+        "WeftAgent",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: high),
+    .executableTarget(name: "weft-cni", dependencies: ["WeftCNI"], swiftSettings: high),
+    .executableTarget(
+      name: "weft",
+      dependencies: [
+        "WeftRing", "WeftWire",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      swiftSettings: high),
+
+    .testTarget(name: "WeftWireTests", dependencies: ["WeftWire"], swiftSettings: high),
+    .testTarget(name: "WeftTablesTests", dependencies: ["WeftTables", "WeftWire"], swiftSettings: high),
+    .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire"], swiftSettings: high),
+    .testTarget(name: "WeftVRouterTests", dependencies: ["WeftVRouter", "WeftRing", "WeftWire"], swiftSettings: high),
+    .testTarget(name: "WeftAgentTests", dependencies: ["WeftAgent", "WeftAPI", "WeftWire"], swiftSettings: high),
+    .testTarget(name: "WeftCNITests", dependencies: ["WeftCNI", "WeftAPI", "WeftNetlink", "WeftWire"], swiftSettings: high),
+  ]
+)

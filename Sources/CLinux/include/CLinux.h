@@ -1,0 +1,240 @@
+// Kernel and libc headers that Swift's Glibc module leaves out, macros that Swift cannot import as constants, and
+// static inline atomics, CRC and prefetch. No logic lives here.
+#pragma once
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/filter.h>
+#include <linux/if_ether.h>
+#include <linux/if_link.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <linux/if_addr.h>
+#include <linux/neighbour.h>
+#include <linux/net_namespace.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <linux/veth.h>
+#include <net/if.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WEFT_INLINE static inline __attribute__((always_inline))
+
+// MARK: constants newer than Debian 12's headers (6.1), and macros Swift does not import
+
+#ifndef PACKET_IGNORE_OUTGOING
+#define PACKET_IGNORE_OUTGOING 23
+#endif
+#ifndef BPF_TCX_INGRESS
+#define BPF_TCX_INGRESS 46
+#endif
+
+static const unsigned long weft_TUNSETIFF = TUNSETIFF;
+static const unsigned long weft_TUNSETOFFLOAD = TUNSETOFFLOAD;
+static const unsigned long weft_TUNSETVNETHDRSZ = TUNSETVNETHDRSZ;
+static const unsigned long weft_TUNSETPERSIST = TUNSETPERSIST;
+static const unsigned int weft_TUN_F_USO4 = 0x20;  // kernel 6.2
+static const unsigned int weft_TUN_F_USO6 = 0x40;  // kernel 6.2
+static const int weft_PACKET_IGNORE_OUTGOING = PACKET_IGNORE_OUTGOING;
+static const int weft_NETNS_MAGIC = 0x6e736673;  // NSFS_MAGIC
+
+// MARK: atomics on shared memory (the layout belongs to whoever casts)
+
+WEFT_INLINE uint64_t weft_load_acquire_u64(const void *_Nonnull p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
+WEFT_INLINE uint64_t weft_load_relaxed_u64(const void *_Nonnull p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED); }
+WEFT_INLINE uint32_t weft_load_acquire_u32(const void *_Nonnull p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
+WEFT_INLINE uint32_t weft_load_relaxed_u32(const void *_Nonnull p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED); }
+WEFT_INLINE void weft_store_release_u64(void *_Nonnull p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE); }
+WEFT_INLINE void weft_store_relaxed_u64(void *_Nonnull p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
+WEFT_INLINE void weft_store_release_u32(void *_Nonnull p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
+WEFT_INLINE void weft_store_relaxed_u32(void *_Nonnull p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
+WEFT_INLINE void *_Nullable weft_load_acquire_ptr(const void *_Nonnull p) { return __atomic_load_n((void *const *)p, __ATOMIC_ACQUIRE); }
+WEFT_INLINE void weft_store_release_ptr(void *_Nonnull p, void *_Nullable v) { __atomic_store_n((void **)p, v, __ATOMIC_RELEASE); }
+/// Sequentially consistent exchange: a full fence, for "announce that I sleep, then look once more".
+WEFT_INLINE uint32_t weft_exchange_u32(void *_Nonnull p, uint32_t v) { return __atomic_exchange_n((uint32_t *)p, v, __ATOMIC_SEQ_CST); }
+WEFT_INLINE void weft_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+WEFT_INLINE void weft_acquire_fence(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+/// A counter with one writer: readers see whole values, the writer pays a plain add.
+WEFT_INLINE void weft_count(void *_Nonnull p, uint64_t n) {
+  __atomic_store_n((uint64_t *)p, __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+}
+
+// MARK: intrinsics
+
+WEFT_INLINE void weft_prefetch(const void *_Nonnull p) { __builtin_prefetch(p, 0, 3); }
+WEFT_INLINE void weft_prefetch_write(const void *_Nonnull p) { __builtin_prefetch(p, 1, 3); }
+WEFT_INLINE void weft_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield");
+#endif
+}
+
+/// CRC-32C of eight bytes: one instruction where the CPU has it, else a multiply-mix that spreads as well.
+WEFT_INLINE uint32_t weft_hash_u64(uint32_t seed, uint64_t v) {
+#if defined(__SSE4_2__)
+  return (uint32_t)__builtin_ia32_crc32di(seed, v);
+#else
+  uint64_t x = (v ^ ((uint64_t)seed << 32 | seed)) * 0x9E3779B97F4A7C15ull;
+  x ^= x >> 29;
+  x *= 0xBF58476D1CE4E5B9ull;
+  return (uint32_t)(x ^ x >> 32);
+#endif
+}
+
+typedef uint32_t weft_u32x8 __attribute__((vector_size(32)));
+typedef uint64_t weft_u64x8 __attribute__((vector_size(64)));
+typedef uint16_t weft_u16x8 __attribute__((vector_size(16)));
+typedef char weft_i8x16 __attribute__((vector_size(16)));
+
+/// One's complement sum (RFC 1071) of `n` bytes as they stand in memory, added to `sum`; not folded to 16 bits.
+/// The sum is in the machine's byte order over the bytes as stored, which RFC 1071 section 2(B) allows.
+WEFT_INLINE uint64_t weft_sum(const void *_Nonnull data, size_t n, uint64_t sum) {
+  const uint8_t *p = (const uint8_t *)data;
+  if (n >= 128) {
+    // Two lanes sets of 64-bit sums; each holds at most 2^32 * (65536 / 64): no overflow for any packet.
+    weft_u64x8 a = {0}, b = {0};
+    while (n >= 64) {
+      weft_u32x8 x, y;
+      __builtin_memcpy(&x, p, 32);
+      __builtin_memcpy(&y, p + 32, 32);
+      a += __builtin_convertvector(x, weft_u64x8);
+      b += __builtin_convertvector(y, weft_u64x8);
+      p += 64;
+      n -= 64;
+    }
+    a += b;
+    sum += a[0] + a[1] + a[2] + a[3] + a[4] + a[5] + a[6] + a[7];
+  }
+  while (n >= 4) {
+    uint32_t w;
+    memcpy(&w, p, 4);
+    sum += w;
+    p += 4;
+    n -= 4;
+  }
+  if (n & 2) {
+    uint16_t w;
+    memcpy(&w, p, 2);
+    sum += w;
+    p += 2;
+  }
+  if (n & 1) {
+    uint16_t w = 0;
+    memcpy(&w, p, 1);
+    sum += w;
+  }
+  return sum;
+}
+
+/// Which of eight 16-bit tags equal `tag`: bit 2i and 2i+1 set where tag i matches.
+WEFT_INLINE uint32_t weft_match_tags(const void *_Nonnull tags, uint16_t tag) {
+#if defined(__SSE2__)
+  weft_u16x8 t, m = {tag, tag, tag, tag, tag, tag, tag, tag};
+  __builtin_memcpy(&t, tags, 16);
+  return (uint32_t)__builtin_ia32_pmovmskb128((weft_i8x16)(t == m));
+#else
+  const uint16_t *t = (const uint16_t *)tags;
+  uint32_t m = 0;
+  for (int i = 0; i < 8; i++) m |= (t[i] == tag ? 3u : 0u) << (2 * i);
+  return m;
+#endif
+}
+
+WEFT_INLINE uint64_t weft_monotonic_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+// MARK: macros and variadic calls
+
+WEFT_INLINE long weft_bpf(int command, void *_Nonnull attributes, unsigned int size) { return syscall(SYS_bpf, command, attributes, size); }
+WEFT_INLINE int weft_ioctl_ptr(int fd, unsigned long request, void *_Nullable argument) { return ioctl(fd, request, argument); }
+WEFT_INLINE int weft_pin_thread(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  return pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+WEFT_INLINE int weft_core_allowed(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (core < 0 || core >= CPU_SETSIZE || sched_getaffinity(0, sizeof set, &set) != 0) return 0;
+  return CPU_ISSET(core, &set) ? 1 : 0;
+}
+WEFT_INLINE void weft_name_thread(const char *_Nonnull name) { pthread_setname_np(pthread_self(), name); }
+WEFT_INLINE int weft_gettid(void) { return (int)syscall(SYS_gettid); }
+
+/// Sends one byte and up to 8 descriptors over a Unix socket (SCM_RIGHTS). 0, or -1 with errno.
+WEFT_INLINE int weft_send_fds(int socket, const void *_Nonnull data, size_t size, const int *_Nonnull fds, int count) {
+  char control[CMSG_SPACE(sizeof(int) * 8)];
+  memset(control, 0, sizeof control);
+  struct iovec io = {.iov_base = (void *)data, .iov_len = size};
+  struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1};
+  if (count > 0) {
+    m.msg_control = control;
+    m.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)count);
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)count);
+    memcpy(CMSG_DATA(c), fds, sizeof(int) * (size_t)count);
+  }
+  return sendmsg(socket, &m, MSG_NOSIGNAL) < 0 ? -1 : 0;
+}
+
+/// Receives data and up to 8 descriptors (close-on-exec). Bytes received, 0 at end, or -1 with errno.
+WEFT_INLINE long weft_receive_fds(int socket, void *_Nonnull data, size_t size, int *_Nonnull fds, int *_Nonnull count) {
+  char control[CMSG_SPACE(sizeof(int) * 8)];
+  struct iovec io = {.iov_base = data, .iov_len = size};
+  struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  *count = 0;
+  long n = recvmsg(socket, &m, MSG_CMSG_CLOEXEC);
+  if (n < 0) return n;
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    int k = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    if (k > 8) k = 8;
+    memcpy(fds, CMSG_DATA(c), sizeof(int) * (size_t)k);
+    *count = k;
+  }
+  return n;
+}
+
+WEFT_INLINE int weft_mkdir(const char *_Nonnull path, unsigned int mode) { return mkdir(path, mode); }
+
+// MARK: memfd
+
+/// Fixes a memfd's size for good: nobody can shrink it under who has it mapped. 0, or -1 with errno.
+WEFT_INLINE int weft_seal(int fd) { return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); }
+
+/// Accepts a connection, close-on-exec and non-blocking; -1 with errno.
+WEFT_INLINE int weft_accept(int listener) { return accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }

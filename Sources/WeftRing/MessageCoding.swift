@@ -1,0 +1,231 @@
+import WeftWire
+
+// A message in a slot: kind (2 bytes), two bytes of zero, payload length (4 bytes), sequence (8 bytes), payload.
+
+enum MessageLayout {
+  static let headerBytes = 16
+}
+
+/// A message taken out of a slot: a private copy, so that the other side cannot change it under the reader.
+struct RawMessage {
+  let kind: UInt16
+  let sequence: UInt64
+  let payload: [UInt8]
+
+  func read<T>(_ body: (inout SlotReader) throws(SlotFault) -> T) throws(SlotFault) -> T {
+    var result: Result<T, SlotFault> = .failure(SlotFault(what: "payload"))
+    unsafe payload.withUnsafeBytes { bytes in
+      var reader = unsafe SlotReader(bytes)
+      do throws(SlotFault) {
+        let value = try body(&reader)
+        try reader.finish()
+        result = .success(value)
+      } catch { result = .failure(error) }
+    }
+    return try result.get()
+  }
+}
+
+extension Command {
+  private enum Kind: UInt16 {
+    case begin = 1
+    case sweep, setInterface, removeInterface, setVRF, removeVRF, setNexthop, removeNexthop, setLabel, removeLabel
+    case setVNI, removeVNI, setRoute, removeRoute, setBridge, removeBridge, dump, barrier
+  }
+
+  var kindValue: UInt16 {
+    let kind: Kind =
+      switch self {
+      case .begin: .begin
+      case .sweep: .sweep
+      case .setInterface: .setInterface
+      case .removeInterface: .removeInterface
+      case .setVRF: .setVRF
+      case .removeVRF: .removeVRF
+      case .setNexthop: .setNexthop
+      case .removeNexthop: .removeNexthop
+      case .setLabel: .setLabel
+      case .removeLabel: .removeLabel
+      case .setVNI: .setVNI
+      case .removeVNI: .removeVNI
+      case .setRoute: .setRoute
+      case .removeRoute: .removeRoute
+      case .setBridge: .setBridge
+      case .removeBridge: .removeBridge
+      case .dump: .dump
+      case .barrier: .barrier
+      }
+    return kind.rawValue
+  }
+
+  func write(to writer: inout SlotWriter) {
+    switch self {
+    case .begin(let generation), .sweep(let generation): writer.put(generation)
+    case .setInterface(let entry): writer.put(entry)
+    case .setVRF(let entry): writer.put(entry)
+    case .setNexthop(let entry): writer.put(entry)
+    case .setLabel(let entry): writer.put(entry)
+    case .setVNI(let entry): writer.put(entry)
+    case .setRoute(let entry): writer.put(entry)
+    case .setBridge(let entry): writer.put(entry)
+    case .removeInterface(let id), .removeVRF(let id), .removeNexthop(let id): writer.put(id)
+    case .removeLabel(let label): writer.put(label)
+    case .removeVNI(let vni): writer.put(vni)
+    case .removeRoute(let vrf, let prefix):
+      writer.put(vrf)
+      writer.put(prefix)
+    case .removeBridge(let vrf, let mac):
+      writer.put(vrf)
+      writer.put(mac)
+    case .dump(let table, let cursor, let limit):
+      writer.put(table.rawValue)
+      writer.put(cursor)
+      writer.put(limit)
+    case .barrier: break
+    }
+  }
+
+  /// The command in a message, or what is wrong with it.
+  static func read(_ message: RawMessage) -> Result<Command, Refusal> {
+    guard let kind = Kind(rawValue: message.kind) else {
+      return .failure(
+        Refusal(
+          .unknownMessage, "message kind \(message.kind) is not known; are agent and forwarder of one version?"))
+    }
+    do throws(SlotFault) {
+      return .success(
+        try message.read { r throws(SlotFault) in
+          switch kind {
+          case .begin: .begin(generation: try r.get("generation"))
+          case .sweep: .sweep(generation: try r.get("generation"))
+          case .setInterface: .setInterface(try r.interface())
+          case .removeInterface: .removeInterface(id: try r.get("interface id"))
+          case .setVRF: .setVRF(try r.vrf())
+          case .removeVRF: .removeVRF(id: try r.get("vrf id"))
+          case .setNexthop: .setNexthop(try r.nexthop())
+          case .removeNexthop: .removeNexthop(id: try r.get("nexthop id"))
+          case .setLabel: .setLabel(try r.label())
+          case .removeLabel: .removeLabel(label: try r.get("label"))
+          case .setVNI: .setVNI(try r.vni())
+          case .removeVNI: .removeVNI(vni: try r.get("vni"))
+          case .setRoute: .setRoute(try r.route())
+          case .removeRoute: .removeRoute(vrf: try r.get("vrf"), prefix: try r.prefix("prefix"))
+          case .setBridge: .setBridge(try r.bridge())
+          case .removeBridge: .removeBridge(vrf: try r.get("vrf"), mac: try r.mac("mac"))
+          case .dump: .dump(table: try r.option("table"), cursor: try r.get("cursor"), limit: try r.get("limit"))
+          case .barrier: .barrier
+          }
+        })
+    } catch {
+      return .failure(Refusal(.malformed, "message kind \(message.kind): field \"\(error.what)\" is missing or wrong"))
+    }
+  }
+}
+
+extension Completion {
+  private static let done: UInt16 = 1
+  private static let refused: UInt16 = 2
+  /// Entries: this plus the table's number.
+  private static let entry: UInt16 = 16
+  private static let reasonBytes = 200
+
+  var kindValue: UInt16 {
+    switch self {
+    case .done: Self.done
+    case .refused: Self.refused
+    case .entry(_, let entry): Self.entry + UInt16(entry.table.rawValue)
+    }
+  }
+
+  func write(to writer: inout SlotWriter) {
+    switch self {
+    case .done(_, let cursor): writer.put(cursor)
+    case .refused(_, let refusal):
+      writer.put(refusal.code.rawValue)
+      writer.put(refusal.reason, maximum: Self.reasonBytes)
+    case .entry(_, let entry):
+      switch entry {
+      case .interface(let configuration, let state):
+        writer.put(configuration)
+        writer.put(UInt8(state.isUp ? 1 : 0))
+        writer.put(state.kernelIndex)
+      case .vrf(let entry): writer.put(entry)
+      case .nexthop(let entry): writer.put(entry)
+      case .label(let entry): writer.put(entry)
+      case .vni(let entry): writer.put(entry)
+      case .route(let entry): writer.put(entry)
+      case .bridge(let entry): writer.put(entry)
+      case .flow(let entry): writer.put(entry)
+      }
+    }
+  }
+
+  static func read(_ message: RawMessage) throws(SlotFault) -> Completion {
+    let sequence = message.sequence
+    return try message.read { r throws(SlotFault) in
+      if message.kind == Self.done { return .done(sequence: sequence, cursor: try r.get("cursor")) }
+      if message.kind == Self.refused {
+        let code: RefusalCode = try r.option("code")
+        return .refused(sequence: sequence, Refusal(code, try r.text("reason", maximum: Self.reasonBytes)))
+      }
+      guard message.kind > Self.entry, message.kind - Self.entry <= 255,
+        let table = TableName(rawValue: UInt8(message.kind - Self.entry))
+      else { throw SlotFault(what: "completion kind") }
+      let entry: TableEntry
+      switch table {
+      case .interfaces:
+        let configuration = try r.interface()
+        let isUp = try r.flag("up")
+        entry = .interface(configuration, InterfaceState(isUp: isUp, kernelIndex: try r.get("kernel index")))
+      case .vrfs: entry = .vrf(try r.vrf())
+      case .nexthops: entry = .nexthop(try r.nexthop())
+      case .labels: entry = .label(try r.label())
+      case .vnis: entry = .vni(try r.vni())
+      case .routes: entry = .route(try r.route())
+      case .bridge: entry = .bridge(try r.bridge())
+      case .flows: entry = .flow(try r.flow())
+      }
+      return .entry(sequence: sequence, entry)
+    }
+  }
+}
+
+extension Event {
+  var kindValue: UInt16 {
+    switch self {
+    case .interfaceState: 1
+    case .trap: 2
+    case .lost: 3
+    }
+  }
+
+  func write(to writer: inout SlotWriter) {
+    switch self {
+    case .interfaceState(let id, let isUp):
+      writer.put(id)
+      writer.put(UInt8(isUp ? 1 : 0))
+    case .trap(let interface, let vrf, let frame):
+      writer.put(interface)
+      writer.put(vrf)
+      let kept = frame.prefix(RingLayout.eventSlotBytes - MessageLayout.headerBytes - 10)
+      writer.put(UInt16(kept.count))
+      writer.put(bytes: kept)
+    case .lost(let count): writer.put(count)
+    }
+  }
+
+  static func read(_ message: RawMessage) throws(SlotFault) -> Event {
+    try message.read { r throws(SlotFault) in
+      switch message.kind {
+      case 1: return .interfaceState(id: try r.get("interface id"), isUp: try r.flag("up"))
+      case 2:
+        let interface: UInt32 = try r.get("interface")
+        let vrf: UInt32 = try r.get("vrf")
+        let count = Int(try r.get("frame length", as: UInt16.self))
+        return .trap(interface: interface, vrf: vrf, frame: try r.octets("frame", count: count))
+      case 3: return .lost(count: try r.get("count"))
+      default: throw SlotFault(what: "event kind")
+      }
+    }
+  }
+}

@@ -1,0 +1,136 @@
+import WeftWire
+
+/// The tables that can be read back.
+public enum TableName: UInt8, Sendable, CaseIterable {
+  case interfaces = 1
+  case vrfs, nexthops, labels, vnis, routes, bridge, flows
+}
+
+/// Agent to forwarder.
+public enum Command: Hashable, Sendable {
+  /// Everything that is set from here on carries this generation, which must not be lower than the one before.
+  /// Setting an entry again as it is only renews its generation: forwarding does not notice.
+  case begin(generation: UInt64)
+  /// Removes what older generations left, in an order that leaves nothing dangling.
+  case sweep(generation: UInt64)
+  case setInterface(InterfaceConfiguration)
+  case removeInterface(id: UInt32)
+  case setVRF(VRFConfiguration)
+  case removeVRF(id: UInt32)
+  case setNexthop(NexthopConfiguration)
+  case removeNexthop(id: UInt32)
+  case setLabel(LabelConfiguration)
+  case removeLabel(label: UInt32)
+  case setVNI(VNIConfiguration)
+  case removeVNI(vni: UInt32)
+  case setRoute(RouteConfiguration)
+  case removeRoute(vrf: UInt32, prefix: IPPrefix)
+  case setBridge(BridgeConfiguration)
+  case removeBridge(vrf: UInt32, mac: MACAddress)
+  /// Answered by up to `limit` entries and a `done` whose cursor is where to go on (0: that was all).
+  case dump(table: TableName, cursor: UInt64, limit: UInt32)
+  /// Answered when everything before it is in force on every worker.
+  case barrier
+}
+
+/// Why a command was refused. What a refused command would have changed is as it was.
+public enum RefusalCode: UInt16, Sendable, CaseIterable {
+  /// A message kind that this forwarder does not know.
+  case unknownMessage = 1
+  /// A message that does not hold what its kind needs.
+  case malformed
+  /// An index, label, VNI, length or address outside its range.
+  case outOfRange
+  /// It names an interface, VRF or nexthop that is not there.
+  case notFound
+  /// Something still refers to it.
+  case inUse
+  /// The table is full.
+  case tableFull
+  /// It contradicts what is there, such as a second interface on one device.
+  case conflict
+  /// The kernel would not open or set up the device.
+  case device
+  /// A generation lower than the current one.
+  case staleGeneration
+  /// This channel may only read.
+  case readOnly
+
+  public var name: String {
+    switch self {
+    case .unknownMessage: "unknown_message"
+    case .malformed: "malformed"
+    case .outOfRange: "out_of_range"
+    case .notFound: "not_found"
+    case .inUse: "in_use"
+    case .tableFull: "table_full"
+    case .conflict: "conflict"
+    case .device: "device"
+    case .staleGeneration: "stale_generation"
+    case .readOnly: "read_only"
+    }
+  }
+}
+
+/// A refused command: a code for programs and a sentence for people (what, where, what to do).
+public struct Refusal: Error, Hashable, Sendable, CustomStringConvertible {
+  public var code: RefusalCode
+  public var reason: String
+
+  public init(_ code: RefusalCode, _ reason: String) {
+    self.code = code
+    self.reason = reason
+  }
+
+  public var description: String { "\(code.name): \(reason)" }
+}
+
+/// An entry as read back.
+public enum TableEntry: Hashable, Sendable {
+  case interface(InterfaceConfiguration, InterfaceState)
+  case vrf(VRFConfiguration)
+  case nexthop(NexthopConfiguration)
+  case label(LabelConfiguration)
+  case vni(VNIConfiguration)
+  case route(RouteConfiguration)
+  case bridge(BridgeConfiguration)
+  case flow(FlowRecord)
+
+  /// The table it stands in.
+  public var table: TableName {
+    switch self {
+    case .interface: .interfaces
+    case .vrf: .vrfs
+    case .nexthop: .nexthops
+    case .label: .labels
+    case .vni: .vnis
+    case .route: .routes
+    case .bridge: .bridge
+    case .flow: .flows
+    }
+  }
+}
+
+/// Forwarder to agent: what became of a command. `sequence` is the command's, counted from 0 on each channel.
+public enum Completion: Hashable, Sendable {
+  case entry(sequence: UInt64, TableEntry)
+  /// Done. `cursor` is used by `dump` alone.
+  case done(sequence: UInt64, cursor: UInt64)
+  case refused(sequence: UInt64, Refusal)
+
+  public var sequence: UInt64 {
+    switch self {
+    case .entry(let sequence, _), .done(let sequence, _), .refused(let sequence, _): sequence
+    }
+  }
+}
+
+/// Forwarder to agent, unasked.
+public enum Event: Hashable, Sendable {
+  /// An interface's link went up or down, or its device went away.
+  case interfaceState(id: UInt32, isUp: Bool)
+  /// A packet that the forwarder leaves to the agent: the frame's first bytes as they came from the interface.
+  case trap(interface: UInt32, vrf: UInt32, frame: [UInt8])
+  /// Events were lost because the ring was full.
+  case lost(count: UInt64)
+}

@@ -1,0 +1,35 @@
+import CLinux
+import Glibc
+
+/// A file descriptor that closes when it goes out of scope.
+public struct Descriptor: ~Copyable, Sendable {
+  public let raw: Int32
+
+  /// Takes ownership.
+  public init(owning raw: Int32) { self.raw = raw }
+
+  /// Takes ownership of a system call's result, or throws its error.
+  public init(_ result: Int32, _ operation: String, _ object: String) throws(SystemError) {
+    guard result >= 0 else { throw SystemError(operation, object) }
+    raw = result
+  }
+
+  deinit { _ = close(raw) }
+
+  /// An eventfd, non-blocking.
+  public static func event() throws(SystemError) -> Descriptor {
+    try Descriptor(eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK)), "make", "eventfd")
+  }
+
+  /// An eventfd: wakes who waits for it.
+  public func signal() {
+    var one: UInt64 = 1
+    _ = unsafe Glibc.write(raw, &one, 8)
+  }
+
+  /// An eventfd: forgets the signals so far.
+  public func drain() {
+    var value: UInt64 = 0
+    _ = unsafe Glibc.read(raw, &value, 8)
+  }
+}

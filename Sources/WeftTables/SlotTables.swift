@@ -1,0 +1,144 @@
+import CLinux
+import WeftSystem
+
+/// Pointers by index: one writer replaces them, any number of workers read them. What they point at never changes
+/// after it was published, it is replaced.
+public final class PointerTable: @unchecked Sendable {
+  private let memory: Mapping
+  public let capacity: Int
+
+  public init(capacity: Int, what: String) throws(SystemError) {
+    self.capacity = capacity
+    memory = try Mapping(anonymous: max(capacity, 1) * 8, what: what)
+  }
+
+  public var reader: PointerTableReader { unsafe PointerTableReader(base: memory.base, capacity: capacity) }
+
+  /// Publishes an entry and returns what was there.
+  public func replace(_ index: Int, _ entry: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    precondition(index >= 0 && index < capacity)
+    let old = unsafe weft_load_acquire_ptr(memory.base + index * 8)
+    unsafe weft_store_release_ptr(memory.base + index * 8, entry)
+    return unsafe old
+  }
+}
+
+@safe @frozen public struct PointerTableReader: @unchecked Sendable {
+  @usableFromInline let base: UnsafeMutableRawPointer
+  @usableFromInline let capacity: Int
+
+  init(base: UnsafeMutableRawPointer, capacity: Int) {
+    unsafe self.base = unsafe base
+    self.capacity = capacity
+  }
+
+  @inlinable @inline(__always) @unsafe public subscript(index: UInt32) -> UnsafeMutableRawPointer? {
+    guard Int(index) < capacity else { return nil }
+    return unsafe weft_load_acquire_ptr(base + Int(index) &* 8)
+  }
+}
+
+/// 32-bit values by index, directly: labels and VNIs to nexthops. 0 is "none"; pages nobody wrote cost nothing.
+public final class DirectTable: @unchecked Sendable {
+  private let memory: Mapping
+  public let capacity: Int
+
+  public init(capacity: Int, what: String) throws(SystemError) {
+    self.capacity = capacity
+    memory = try Mapping(anonymous: capacity * 4, what: what)
+  }
+
+  public var reader: DirectTableReader { unsafe DirectTableReader(base: memory.base, capacity: capacity) }
+
+  public func set(_ index: Int, _ value: UInt32) {
+    precondition(index >= 0 && index < capacity)
+    unsafe weft_store_release_u32(memory.base + index * 4, value)
+  }
+}
+
+@safe @frozen public struct DirectTableReader: @unchecked Sendable {
+  @usableFromInline let base: UnsafeMutableRawPointer
+  @usableFromInline let capacity: Int
+
+  init(base: UnsafeMutableRawPointer, capacity: Int) {
+    unsafe self.base = unsafe base
+    self.capacity = capacity
+  }
+
+  @inlinable @inline(__always) public subscript(index: UInt32) -> UInt32 {
+    guard Int(index) < capacity else { return 0 }
+    return unsafe weft_load_acquire_u32(base + Int(index) &* 4)
+  }
+}
+
+/// A path: the nexthop of a route or bridge entry, and the label or VNI to send with. 64 bits.
+@frozen public struct Path: Hashable, Sendable {
+  public let nexthop: UInt32
+  public let label: UInt32
+
+  @inlinable @inline(__always) public init(nexthop: UInt32, label: UInt32) {
+    self.nexthop = nexthop
+    self.label = label
+  }
+  @inlinable @inline(__always) init(bits: UInt64) {
+    nexthop = UInt32(truncatingIfNeeded: bits)
+    label = UInt32(truncatingIfNeeded: bits >> 32)
+  }
+  @inlinable var bits: UInt64 { UInt64(label) << 32 | UInt64(nexthop) }
+}
+
+/// Paths by number; many routes share one. Number 0 is "none".
+public final class PathTable: @unchecked Sendable {
+  private let memory: Mapping
+  public let capacity: Int
+  private var numbers: [Path: UInt32] = [:]
+  private var uses: [UInt32] = [0]
+  private var free: [UInt32] = []
+  private let epochs: Epochs
+
+  public init(capacity: Int, epochs: Epochs) throws(SystemError) {
+    self.capacity = capacity
+    self.epochs = epochs
+    memory = try Mapping(anonymous: (capacity + 1) * 8, what: "paths")
+  }
+
+  public var reader: PathTableReader { unsafe PathTableReader(base: memory.base) }
+
+  /// The number of a path, with one use more; nil when the table is full.
+  public func acquire(_ path: Path) -> UInt32? {
+    if let number = numbers[path] {
+      uses[Int(number)] += 1
+      return number
+    }
+    let number: UInt32
+    if let reused = free.popLast() {
+      number = reused
+    } else {
+      guard uses.count <= capacity else { return nil }
+      number = UInt32(uses.count)
+      uses.append(0)
+    }
+    unsafe weft_store_release_u64(memory.base + Int(number) * 8, path.bits)
+    numbers[path] = number
+    uses[Int(number)] = 1
+    return number
+  }
+
+  /// One use less; the number is used again once no worker can hold it.
+  public func release(_ number: UInt32) {
+    uses[Int(number)] -= 1
+    guard uses[Int(number)] == 0 else { return }
+    numbers[Path(bits: unsafe weft_load_relaxed_u64(memory.base + Int(number) * 8))] = nil
+    epochs.retire { self.free.append(number) }
+  }
+}
+
+@safe @frozen public struct PathTableReader: @unchecked Sendable {
+  @usableFromInline let base: UnsafeMutableRawPointer
+
+  init(base: UnsafeMutableRawPointer) { unsafe self.base = unsafe base }
+
+  @inlinable @inline(__always) public subscript(number: UInt32) -> Path {
+    unsafe Path(bits: weft_load_acquire_u64(base + Int(number) &* 8))
+  }
+}

@@ -1,0 +1,25 @@
+/// Ethernet II (IEEE 802.3 clause 3).
+///
+///     offset  bytes
+///     0       6      destination
+///     6       6      source
+///     12      2      EtherType
+public enum Ethernet {
+  public static let bytes = 14
+  public static let destination = 0
+  public static let source = 6
+  public static let type = 12
+
+  public static let ipv4: UInt16 = 0x0800
+  public static let arp: UInt16 = 0x0806
+  public static let vlan: UInt16 = 0x8100
+  public static let ipv6: UInt16 = 0x86DD
+  public static let serviceVLAN: UInt16 = 0x88A8
+
+  @inlinable @inline(__always)
+  public static func write(_ at: Bytes, destination: UInt64, source: UInt64, type: UInt16) {
+    at.setMAC(0, destination)
+    at.setMAC(6, source)
+    at.set16(12, type)
+  }
+}

@@ -1,0 +1,177 @@
+import CLinux
+
+/// A frame as a port received it. The memory is the port's and is given back after the batch; it may be written to.
+@safe @frozen public struct RxFrame {
+  public var bytes: Bytes
+  /// Bytes of frame.
+  public var length: Int
+  public var virtio: VirtioNetHeader
+
+  @inlinable @inline(__always) public init(bytes: Bytes, length: Int, virtio: VirtioNetHeader) {
+    self.bytes = bytes
+    self.length = length
+    self.virtio = virtio
+  }
+}
+
+/// The frames of one batch of one port.
+@safe @frozen public struct RxFrames {
+  public static let capacity = 32
+  @usableFromInline let frames: UnsafeMutablePointer<RxFrame>
+  @usableFromInline var counted = 0
+  @inlinable @inline(__always) public var count: Int { counted }
+
+  public init() { unsafe frames = .allocate(capacity: Self.capacity) }
+  /// Frees the memory; nothing may be used afterwards.
+  public func deallocate() { unsafe frames.deallocate() }
+
+  @inlinable @inline(__always) public subscript(index: Int) -> RxFrame { unsafe frames[index] }
+
+  @inlinable public var isFull: Bool { counted == Self.capacity }
+  @inlinable @inline(__always) public mutating func append(_ frame: RxFrame) {
+    unsafe frames[counted] = frame
+    counted &+= 1
+  }
+  @inlinable public mutating func removeAll() { counted = 0 }
+}
+
+/// A frame on its way out: a virtio-net header and a frame, gathered from pieces.
+@frozen public struct TxFrame {
+  /// Pieces: the first holds the virtio-net header and the headers made here.
+  public var firstPiece: UInt32
+  public var pieces: UInt32
+  /// Bytes of frame, without the virtio-net header.
+  public var length: UInt32
+  /// The next frame of the same interface, or `TxFrames.none`.
+  public var next: UInt32
+
+  @inlinable @inline(__always) init(firstPiece: UInt32, pieces: UInt32, length: UInt32, next: UInt32) {
+    self.firstPiece = firstPiece
+    self.pieces = pieces
+    self.length = length
+    self.next = next
+  }
+}
+
+/// What a batch sends, gathered by interface: frames made of pieces of received memory and of headers written into
+/// an arena. Everything is forgotten with `reset`, after the ports have taken it.
+@safe @frozen public struct TxFrames {
+  public static let none = UInt32.max
+  @usableFromInline static let frameCapacity = 8192
+  @usableFromInline static let pieceCapacity = 32768
+  @usableFromInline static let arenaBytes = 2 << 20
+
+  @usableFromInline let frames: UnsafeMutablePointer<TxFrame>
+  @usableFromInline let pieces: UnsafeMutablePointer<iovec>
+  @usableFromInline let arena: UnsafeMutableRawPointer
+  @usableFromInline let heads: UnsafeMutablePointer<UInt32>
+  @usableFromInline let tails: UnsafeMutablePointer<UInt32>
+  @usableFromInline let touchedInterfaces: UnsafeMutablePointer<UInt32>
+  @usableFromInline var touchedTotal = 0
+  /// How many interfaces have frames.
+  @inlinable public var touchedCount: Int { touchedTotal }
+  @usableFromInline var frameCount = 0
+  @usableFromInline var pieceCount = 0
+  @usableFromInline var arenaUsed = 0
+
+  public init(interfaces: Int) {
+    unsafe frames = .allocate(capacity: Self.frameCapacity)
+    unsafe pieces = .allocate(capacity: Self.pieceCapacity)
+    unsafe arena = .allocate(byteCount: Self.arenaBytes, alignment: 64)
+    unsafe heads = .allocate(capacity: interfaces)
+    unsafe heads.initialize(repeating: Self.none, count: interfaces)
+    unsafe tails = .allocate(capacity: interfaces)
+    unsafe tails.initialize(repeating: Self.none, count: interfaces)
+    unsafe touchedInterfaces = .allocate(capacity: interfaces)
+  }
+
+  /// Frees the memory; nothing may be used afterwards.
+  public func deallocate() {
+    unsafe frames.deallocate()
+    unsafe pieces.deallocate()
+    unsafe arena.deallocate()
+    unsafe heads.deallocate()
+    unsafe tails.deallocate()
+    unsafe touchedInterfaces.deallocate()
+  }
+
+  // MARK: building
+
+  /// Room for a frame of `pieces` pieces and `bytes` of headers is there.
+  @inlinable @inline(__always) public func hasRoom(pieces: Int, bytes: Int) -> Bool {
+    frameCount < Self.frameCapacity && pieceCount &+ pieces <= Self.pieceCapacity
+      && arenaUsed &+ bytes <= Self.arenaBytes
+  }
+
+  /// Memory for headers; the caller asked `hasRoom`.
+  @inlinable @inline(__always) public mutating func headers(_ bytes: Int) -> Bytes {
+    let place = unsafe Bytes(arena + arenaUsed)
+    arenaUsed &+= (bytes &+ 7) & ~7
+    return place
+  }
+
+  @inlinable @inline(__always) public mutating func piece(_ bytes: Bytes, count: Int) {
+    unsafe pieces[pieceCount] = iovec(iov_base: bytes.pointer, iov_len: count)
+    pieceCount &+= 1
+  }
+
+  /// Where the next frame's pieces will start.
+  @inlinable @inline(__always) public var pieceMark: Int { pieceCount }
+
+  /// Ends a frame made of all pieces since `mark`.
+  @inlinable @inline(__always) public mutating func finish(from mark: Int, length: Int, interface: UInt32) {
+    let index = UInt32(truncatingIfNeeded: frameCount)
+    unsafe frames[frameCount] = TxFrame(
+      firstPiece: UInt32(truncatingIfNeeded: mark), pieces: UInt32(truncatingIfNeeded: pieceCount &- mark),
+      length: UInt32(truncatingIfNeeded: length), next: Self.none)
+    frameCount &+= 1
+    let slot = Int(interface)
+    if unsafe heads[slot] == Self.none {
+      unsafe heads[slot] = index
+      unsafe touchedInterfaces[touchedTotal] = interface
+      touchedTotal &+= 1
+    } else {
+      unsafe frames[Int(tails[slot])].next = index
+    }
+    unsafe tails[slot] = index
+  }
+
+  // MARK: sending
+
+  @inlinable public func touched(_ index: Int) -> UInt32 { unsafe touchedInterfaces[index] }
+  @inlinable public func head(_ interface: UInt32) -> UInt32 { unsafe heads[Int(interface)] }
+  @inlinable @inline(__always) public func frame(_ index: UInt32) -> TxFrame { unsafe frames[Int(index)] }
+
+  /// The pieces of a frame, for the kernel's gathering calls.
+  @inlinable @inline(__always) @unsafe public func vector(_ frame: TxFrame) -> UnsafeMutablePointer<iovec> {
+    unsafe pieces + Int(frame.firstPiece)
+  }
+
+  /// Copies a frame (without its virtio-net header) into one piece of memory of at least `frame.length` bytes.
+  public func copy(_ frame: TxFrame, to destination: UnsafeMutableRawPointer) {
+    var offset = 0
+    var skip = VirtioNetHeader.bytes
+    for index in 0..<Int(frame.pieces) {
+      let piece = unsafe pieces[Int(frame.firstPiece) + index]
+      let count = unsafe piece.iov_len - skip
+      if count > 0, let base = unsafe piece.iov_base {
+        unsafe (destination + offset).copyMemory(from: base + skip, byteCount: count)
+        offset += count
+      }
+      skip = 0
+    }
+  }
+
+  /// The virtio-net header of a frame.
+  public func virtio(_ frame: TxFrame) -> VirtioNetHeader {
+    unsafe VirtioNetHeader(reading: Bytes(pieces[Int(frame.firstPiece)].iov_base!))
+  }
+
+  @inlinable public mutating func reset() {
+    for index in 0..<touchedCount { unsafe heads[Int(touchedInterfaces[index])] = Self.none }
+    touchedTotal = 0
+    frameCount = 0
+    pieceCount = 0
+    arenaUsed = 0
+  }
+}

@@ -1,0 +1,84 @@
+import ArgumentParser
+import WeftRing
+import WeftWire
+
+struct InterfacesCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "vif",
+    abstract: "Interfaces, their links and counters.",
+    discussion: """
+      Counters run from the interface's creation: rx is what the forwarder took from it, tx what it gave to it, drops \
+      what came from it and went no further. LINK is what the kernel says of the device.
+      """)
+
+  @Argument(help: ArgumentHelp("Only this one, by number or device.", valueName: "interface"))
+  var interface: String?
+
+  @Option(name: .long, help: ArgumentHelp("Only interfaces of this VRF, by number or name.", valueName: "vrf"))
+  var vrf: String?
+
+  @OptionGroup var options: ForwarderOptions
+
+  private typealias Row = (
+    configuration: InterfaceConfiguration, state: InterfaceState, counters: StatisticsReader.Interface?
+  )
+
+  func run() throws {
+    let forwarder = try options.connect()
+    let counters = Dictionary(
+      forwarder.ring.statistics.interfaces().map { ($0.id, $0) }, uniquingKeysWith: { _, last in last })
+    var rows: [Row] = try forwarder.interfaces().map { ($0.configuration, $0.state, counters[$0.configuration.id]) }
+    if let vrf {
+      let id = try forwarder.vrf(vrf)
+      rows.removeAll { $0.configuration.role == .fabric || $0.configuration.vrf != id }
+    }
+    if let interface {
+      rows.removeAll { $0.configuration.device != interface && String($0.configuration.id) != interface }
+      if rows.isEmpty {
+        throw Failure(
+          "no interface \"\(interface)\" in the forwarder at \(options.socket); `weft vif` lists those there are")
+      }
+    }
+    try options.print(Table(columns: Self.columns, rows: rows))
+  }
+
+  private static var columns: [Column<Row>] {
+    [
+      Column("ID") { .number($0.configuration.id) },
+      Column("device") { .text($0.configuration.device) },
+      Column("role") { .text($0.configuration.role.name) },
+      Column("port") { .text($0.configuration.port.name) },
+      Column("link") { .text($0.state.isUp ? "up" : "down") },
+      .keyed("kernel-index") { $0.state.kernelIndex == 0 ? .nothing : .number($0.state.kernelIndex) },
+      Column("VRF") { $0.configuration.role == .fabric ? .nothing : .number($0.configuration.vrf) },
+      Column("MAC") { .described($0.configuration.mac) },
+      Column("MTU") { .number($0.configuration.mtu) },
+      Column("rx packets") { .number($0.counters?.rxPackets ?? 0) },
+      Column("rx bytes") { .number($0.counters?.rxBytes ?? 0) },
+      Column("tx packets") { .number($0.counters?.txPackets ?? 0) },
+      Column("tx bytes") { .number($0.counters?.txBytes ?? 0) },
+      Column("drops") { .number($0.counters?.drops ?? 0) },
+      Column("addresses") { .list($0.configuration.addresses.map { .described($0) }) },
+    ]
+  }
+}
+
+struct VRFsCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "vrf", abstract: "VRFs: one routing and bridging table a virtual network.")
+
+  @OptionGroup var options: ForwarderOptions
+
+  func run() throws {
+    let forwarder = try options.connect()
+    let interfaces = try forwarder.interfaces()
+    let columns: [Column<VRFConfiguration>] = [
+      Column("ID") { .number($0.id) },
+      Column("name") { .text($0.name) },
+      Column("interfaces") { vrf in
+        .number(interfaces.count { $0.configuration.role == .virtual && $0.configuration.vrf == vrf.id })
+      },
+    ]
+    try options.print(Table(columns: columns, rows: try forwarder.vrfs()))
+  }
+}

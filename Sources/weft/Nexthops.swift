@@ -1,0 +1,134 @@
+import ArgumentParser
+import WeftRing
+import WeftWire
+
+/// Nexthops by number, to say in words where an entry leads.
+struct NexthopNames {
+  private let nexthops: [UInt32: NexthopConfiguration]
+  private let devices: [UInt32: String]
+  private let vrfs: [UInt32: String]
+
+  init(_ forwarder: Forwarder) throws(Failure) {
+    nexthops = Dictionary(try forwarder.nexthops().map { ($0.id, $0) }, uniquingKeysWith: { _, last in last })
+    devices = Dictionary(
+      try forwarder.interfaces().map { ($0.configuration.id, $0.configuration.device) },
+      uniquingKeysWith: { _, last in last })
+    vrfs = Dictionary(try forwarder.vrfs().map { ($0.id, $0.name) }, uniquingKeysWith: { _, last in last })
+  }
+
+  func action(of nexthop: UInt32) -> Value { nexthops[nexthop].map { .text($0.action.name) } ?? .nothing }
+
+  /// "weft0123456789a 02:00:00:00:02:01", "vxlan 192.0.2.1 -> 192.0.2.2", "vrf blue".
+  func via(_ nexthop: UInt32) -> Value {
+    guard let action = nexthops[nexthop]?.action else { return .text("nexthop \(nexthop) is gone") }
+    switch action {
+    case .discard, .receive: return .text(action.name)
+    case .encap(let interface, let mac): return .text("\(device(interface)) \(mac)")
+    case .tunnel(let tunnel):
+      let state = tunnel.destinationMAC.isZero ? " (unresolved)" : ""
+      return .text("\(tunnel.encapsulation.name) \(tunnel.source) -> \(tunnel.destination)\(state)")
+    case .vrfTranslate(let vrf): return .text("vrf \(vrfs[vrf] ?? String(vrf))")
+    }
+  }
+
+  func device(_ interface: UInt32) -> String { devices[interface] ?? "vif \(interface)" }
+}
+
+extension NexthopConfiguration.Action {
+  /// As in TABLES.json.
+  var name: String {
+    switch self {
+    case .discard: "discard"
+    case .receive: "receive"
+    case .encap: "encap"
+    case .tunnel: "tunnel"
+    case .vrfTranslate: "vrf-translate"
+    }
+  }
+
+  fileprivate var tunnel: TunnelConfiguration? {
+    if case .tunnel(let tunnel) = self { tunnel } else { nil }
+  }
+
+  fileprivate var interface: UInt32? {
+    switch self {
+    case .encap(let interface, _): interface
+    case .tunnel(let tunnel): tunnel.interface
+    case .discard, .receive, .vrfTranslate: nil
+    }
+  }
+
+  /// nil also while a tunnel's next underlay hop is not resolved.
+  fileprivate var destinationMAC: MACAddress? {
+    switch self {
+    case .encap(_, let mac): mac
+    case .tunnel(let tunnel): tunnel.destinationMAC.isZero ? nil : tunnel.destinationMAC
+    case .discard, .receive, .vrfTranslate: nil
+    }
+  }
+}
+
+struct NexthopsCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "nexthop", abstract: "Nexthops: what is done with a packet.",
+    discussion: "A tunnel is unresolved while the MAC of its next underlay hop is not known: its packets are dropped.")
+
+  @OptionGroup var options: ForwarderOptions
+
+  func run() throws {
+    let forwarder = try options.connect()
+    let names = try NexthopNames(forwarder)
+    let columns: [Column<NexthopConfiguration>] = [
+      Column("ID") { .number($0.id) },
+      Column("action") { .text($0.action.name) },
+      .shown("via") { names.via($0.id) },
+      .keyed("interface") { $0.action.interface.map { .number($0) } ?? .nothing },
+      Column("device") { $0.action.interface.map { .text(names.device($0)) } ?? .nothing },
+      Column("destination MAC") { $0.action.destinationMAC.map { .described($0) } ?? .nothing },
+      .keyed("encapsulation") { $0.action.tunnel.map { .text($0.encapsulation.name) } ?? .nothing },
+      .keyed("source") { $0.action.tunnel.map { .described($0.source) } ?? .nothing },
+      .keyed("destination") { $0.action.tunnel.map { .described($0.destination) } ?? .nothing },
+      Column("inner destination MAC") {
+        guard let tunnel = $0.action.tunnel, tunnel.encapsulation == .vxlan else { return .nothing }
+        return .described(tunnel.innerDestinationMAC)
+      },
+      .keyed("vrf") { if case .vrfTranslate(let vrf) = $0.action { .number(vrf) } else { .nothing } },
+    ]
+    try options.print(Table(columns: columns, rows: try forwarder.nexthops()))
+  }
+}
+
+struct LabelsCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(commandName: "label", abstract: "MPLS labels that end here.")
+
+  @OptionGroup var options: ForwarderOptions
+
+  func run() throws {
+    let forwarder = try options.connect()
+    let names = try NexthopNames(forwarder)
+    let columns: [Column<LabelConfiguration>] = [
+      Column("label") { .number($0.label) },
+      Column("nexthop") { .number($0.nexthop) },
+      Column("via") { names.via($0.nexthop) },
+    ]
+    try options.print(Table(columns: columns, rows: try forwarder.labels()))
+  }
+}
+
+struct VNIsCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "vni", abstract: "VXLAN network identifiers that end here.")
+
+  @OptionGroup var options: ForwarderOptions
+
+  func run() throws {
+    let forwarder = try options.connect()
+    let names = try NexthopNames(forwarder)
+    let columns: [Column<VNIConfiguration>] = [
+      Column("VNI") { .number($0.vni) },
+      Column("nexthop") { .number($0.nexthop) },
+      Column("via") { names.via($0.nexthop) },
+    ]
+    try options.print(Table(columns: columns, rows: try forwarder.vnis()))
+  }
+}

@@ -1,0 +1,42 @@
+import ArgumentParser
+import Glibc
+
+/// The operator's tool: reads a running forwarder and prints what it finds. It changes nothing.
+@main
+struct Weft: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "weft",
+    abstract: "Look into a running Weft forwarder.",
+    discussion: """
+      Each command reads one table from the forwarder's socket and prints it, for people by default, for programs with \
+      --json (keys do not change between releases; a table is an array with one object a row).
+
+      Exit status: 0 when the table was read (even if it is empty), 1 when that failed or what was asked for is not \
+      there, 64 for wrong usage.
+
+      Examples:
+        weft status                             is it there, and do its workers run?
+        weft vif                                interfaces, their links and counters
+        weft route --vrf blue                   routes of one virtual network
+        weft route get 10.1.2.3 --vrf blue      the route to an address
+        weft flow --address 10.1.2.3            flows from or to an address
+        weft drops                              why packets went no further
+      """,
+    subcommands: [
+      StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
+      VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, FlowsCommand.self, DropsCommand.self,
+    ])
+
+  static func main() {
+    // A reader that stops early (`weft flow | head`) is no failure: writes then fail with EPIPE, see `Output`.
+    _ = signal(SIGPIPE, SIG_IGN)
+    do {
+      var command = try parseAsRoot()
+      try command.run()
+    } catch let failure as Failure {
+      Output.fail(failure.description)
+    } catch {
+      exit(withError: error)
+    }
+  }
+}
