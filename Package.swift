@@ -24,6 +24,8 @@ let safe: [SwiftSetting] = strict + [.swiftLanguageMode(.v6)]
 let machineFlags: [SwiftSetting] = machine.isEmpty ? [] : [.unsafeFlags(machine.flatMap { ["-Xcc", $0] })]
 /// Targets that hold unsafe pointers behind safe types: each use is marked.
 let low: [SwiftSetting] = safe + machineFlags + [.strictMemorySafety()]
+/// The packet path and the tables it looks up: one owner each, so the run-time's exclusivity checks say nothing.
+let hot: [SwiftSetting] = low + [.unsafeFlags(["-enforce-exclusivity=unchecked"])]
 /// Targets that only call into the above.
 let high: [SwiftSetting] = safe + machineFlags
 
@@ -59,7 +61,7 @@ let package = Package(
     // What forwarding looks up: flows, routes, bridge, nexthops, labels, VNIs; epochs.
     .target(name: "WeftTables", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
     // The packet path, one file a stage; read PacketPath.swift from top to bottom.
-    .target(name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "CLinux"], swiftSettings: low),
+    .target(name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "CLinux"], swiftSettings: hot),
     // Where packets come from and go to: AF_PACKET, TAP, pcap files.
     .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: low),
     // The shared-memory ring: layout, messages, both ends.

@@ -29,6 +29,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case ndMalformed
   case ndUnknown
   // Tunnels, on the way in
+  case notTunnel
   case outerShort
   case outerHeader
   case outerChecksum
@@ -85,6 +86,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .arpUnknown: ("arp_unknown", "an ARP request for an address that has no route, or a reply nobody asked for")
     case .ndMalformed: ("nd_malformed", "a neighbour discovery packet that is cut or fails RFC 4861's checks")
     case .ndUnknown: ("nd_unknown", "a neighbour solicitation for an address that has no route")
+    case .notTunnel: ("not_tunnel", "a packet from the fabric that carries no tunnel: the host's, not ours")
     case .outerShort: ("outer_short", "the frame ends inside the headers that carry a tunnel")
     case .outerHeader: ("outer_header", "a header that carries a tunnel is wrong")
     case .outerChecksum: ("outer_checksum", "the outer IPv4 or UDP checksum is wrong")

@@ -69,9 +69,10 @@ import WeftWire
   /// Tunnels: outer Ethernet, IP and UDP headers with everything that is the same for each packet, `outerBytes` long.
   public var outer: InlineArray<64, UInt8>
   public var outerBytes: Int
-  /// Tunnels over IPv4: the header's sum with total length, TOS and checksum zero. Tunnels over IPv6: the UDP
-  /// pseudo-header's sum with length zero, plus the ports' and checksum's places zero.
+  /// Tunnels over IPv4: the header's sum with total length, TOS and checksum zero. Over IPv6: `pseudoHeaderSum`.
   public var outerSum: UInt64
+  /// Tunnels: the UDP pseudo-header's sum with length zero.
+  public var pseudoHeaderSum: UInt64
 
   public init(kind: NexthopKind) {
     self.kind = kind
@@ -84,6 +85,7 @@ import WeftWire
     outer = .init(repeating: 0)
     outerBytes = 0
     outerSum = 0
+    pseudoHeaderSum = 0
   }
 
   /// A tunnel. `interfaceMAC` and `mtu` are the fabric interface's.
@@ -114,13 +116,15 @@ import WeftWire
         ip.set32(12, source.v4)
         ip.set32(16, destination.v4)
         outerSum = ip.sum(0, count: IPv4.minimumBytes)
+        pseudoHeaderSum = Checksum.pseudoHeader(ip, isV4: true, proto: IPProtocol.udp, length: 0)
       } else {
         ip.set32(0, 0x6000_0000)
         ip.set8(6, IPProtocol.udp)
         ip.set8(7, 64)
         ip.setAddress6(8, source)
         ip.setAddress6(24, destination)
-        outerSum = Checksum.pseudoHeader(ip, isV4: false, proto: IPProtocol.udp, length: 0)
+        pseudoHeaderSum = Checksum.pseudoHeader(ip, isV4: false, proto: IPProtocol.udp, length: 0)
+        outerSum = pseudoHeaderSum
       }
       let udp = ip.advanced(ipBytes)
       udp.set16(2, kind == .vxlan ? VXLAN.port : MPLS.port)

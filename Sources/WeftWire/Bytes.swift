@@ -58,6 +58,9 @@ import CLinux
     unsafe weft_sum(pointer + at, count, start)
   }
 
+  /// CRC-32C of `count` bytes from `at` (RFC 9260 appendix A), in the machine's order as SCTP stores it.
+  @inlinable public func crc32c(_ at: Int, count: Int) -> UInt32 { unsafe weft_crc32c(pointer + at, count) }
+
   @inlinable @inline(__always) public func equal(_ other: Bytes, from: Int, count: Int) -> Bool {
     unsafe memcmp(pointer + from, other.pointer + from, count) == 0
   }

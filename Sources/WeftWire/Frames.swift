@@ -42,13 +42,17 @@ import CLinux
   public var pieces: UInt32
   /// Bytes of frame, without the virtio-net header.
   public var length: UInt32
+  /// Packets on a wire: more than one for a super-frame.
+  public var packets: UInt32
   /// The next frame of the same interface, or `TxFrames.none`.
   public var next: UInt32
 
-  @inlinable @inline(__always) init(firstPiece: UInt32, pieces: UInt32, length: UInt32, next: UInt32) {
+  @inlinable @inline(__always)
+  init(firstPiece: UInt32, pieces: UInt32, length: UInt32, packets: UInt32, next: UInt32) {
     self.firstPiece = firstPiece
     self.pieces = pieces
     self.length = length
+    self.packets = packets
     self.next = next
   }
 }
@@ -118,12 +122,13 @@ import CLinux
   /// Where the next frame's pieces will start.
   @inlinable @inline(__always) public var pieceMark: Int { pieceCount }
 
-  /// Ends a frame made of all pieces since `mark`.
-  @inlinable @inline(__always) public mutating func finish(from mark: Int, length: Int, interface: UInt32) {
+  /// Ends a frame of `length` bytes made of all pieces since `mark`; it stands for `packets` packets on a wire.
+  @inlinable @inline(__always)
+  public mutating func finish(from mark: Int, length: Int, packets: Int = 1, interface: UInt32) {
     let index = UInt32(truncatingIfNeeded: frameCount)
     unsafe frames[frameCount] = TxFrame(
       firstPiece: UInt32(truncatingIfNeeded: mark), pieces: UInt32(truncatingIfNeeded: pieceCount &- mark),
-      length: UInt32(truncatingIfNeeded: length), next: Self.none)
+      length: UInt32(truncatingIfNeeded: length), packets: UInt32(truncatingIfNeeded: packets), next: Self.none)
     frameCount &+= 1
     let slot = Int(interface)
     if unsafe heads[slot] == Self.none {

@@ -109,6 +109,24 @@ WEFT_INLINE uint32_t weft_hash_u64(uint32_t seed, uint64_t v) {
 #endif
 }
 
+/// CRC-32C (RFC 9260 appendix A) of `n` bytes, in the byte order in which SCTP stores it.
+WEFT_INLINE uint32_t weft_crc32c(const void *_Nonnull data, size_t n) {
+  const uint8_t *p = (const uint8_t *)data;
+  uint32_t c = ~0u;
+#if defined(__SSE4_2__)
+  for (; n >= 8; n -= 8, p += 8) {
+    uint64_t v;
+    __builtin_memcpy(&v, p, 8);
+    c = (uint32_t)__builtin_ia32_crc32di(c, v);
+  }
+#endif
+  for (; n > 0; n--, p++) {
+    c ^= *p;
+    for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (0x82F63B78u & (0u - (c & 1)));
+  }
+  return ~c;
+}
+
 typedef uint32_t weft_u32x8 __attribute__((vector_size(32)));
 typedef uint64_t weft_u64x8 __attribute__((vector_size(64)));
 typedef uint16_t weft_u16x8 __attribute__((vector_size(16)));

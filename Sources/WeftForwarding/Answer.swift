@@ -1,0 +1,161 @@
+import WeftTables
+import WeftWire
+
+extension PacketPath {
+  /// ARP: requests for addresses that the VRF has a route to are answered with the router's MAC, unless the address is
+  /// where the request came from (so that a pod's probe for its own address stays unanswered).
+  mutating func answerARP(_ packet: inout Packet) {
+    let arp = packet.ip
+    guard packet.available >= ARP.bytes, packet.hasEthernet, ARP.isIPv4OverEthernet(arp) else {
+      return drop(&packet, .arpMalformed)
+    }
+    guard packet.link != .other else { return bridgeARP(&packet) }
+    guard arp.u16(6) == ARP.request else { return drop(&packet, .arpUnknown) }
+    guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
+    let target = IPAddress(v4: arp.u32(24))
+    let sender = IPAddress(v4: arp.u32(14))
+    let senderMAC = arp.mac(8)
+    guard isServed(target, packet) else { return drop(&packet, .arpUnknown) }
+    ARP.turnIntoReply(arp, mac: MACAddress.virtualRouter.bits)
+    packet.ipLength = ARP.bytes
+    guard sendBack(&packet, to: senderMAC, address: sender) else { return drop(&packet, .arpUnknown) }
+  }
+
+  /// ARP from one MAC to another passes as any frame does.
+  private mutating func bridgeARP(_ packet: inout Packet) {
+    packet.ipLength = ARP.bytes
+    packet.isOwn = true
+    bridge(&packet)
+  }
+
+  /// Neighbour solicitations (RFC 4861 section 7.2): as with ARP. Duplicate address detection, which asks from the
+  /// unspecified address, is never answered.
+  mutating func answerNeighborSolicitation(_ packet: inout Packet, source: IPAddress, destination: IPAddress) {
+    let message = packet.transportHeader
+    let length = packet.ipLength - packet.transport
+    guard length >= NeighborDiscovery.minimumBytes, packet.ip.u8(7) == 255, message.u8(1) == 0,
+      NeighborDiscovery.optionsHold(message, length: length)
+    else { return drop(&packet, .ndMalformed) }
+    if !packet.needsChecksum {
+      let sum = Checksum.pseudoHeader(packet.ip, isV4: false, proto: IPProtocol.icmpv6, length: length)
+      guard Checksum.holds(message.sum(0, count: length, sum)) else { return drop(&packet, .ndMalformed) }
+    }
+    let target = message.address6(8)
+    guard !target.isMulticast else { return drop(&packet, .ndMalformed) }
+    guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
+    guard packet.hasEthernet, source.high != 0 || source.low != 0 else { return drop(&packet, .ndUnknown) }
+    guard target == NeighborDiscovery.routerLinkLocal || isServed(target, packet) else {
+      return drop(&packet, .ndUnknown)
+    }
+    let bytes = Ethernet.bytes + IPv6.bytes + NeighborDiscovery.advertisementBytes
+    guard tx.hasRoom(pieces: 2, bytes: bytes + 128) else { return drop(&packet, .transmitFull) }
+    let asker = packet.ethernet.mac(Ethernet.source)
+    let frame = tx.headers(bytes)
+    frame.set16(Ethernet.type, Ethernet.ipv6)
+    let ip = frame.advanced(Ethernet.bytes)
+    ip.set32(0, 0x6000_0000)
+    ip.set16(4, UInt16(NeighborDiscovery.advertisementBytes))
+    ip.set8(6, IPProtocol.icmpv6)
+    ip.set8(7, 255)
+    ip.setAddress6(8, target)
+    ip.setAddress6(24, source)
+    let answer = ip.advanced(IPv6.bytes)
+    answer.set32(0, UInt32(ICMP.neighborAdvertisement) << 24)
+    answer.set32(4, NeighborDiscovery.routerFlag | NeighborDiscovery.solicitedFlag)
+    answer.setAddress6(8, target)
+    answer.set16(24, NeighborDiscovery.targetLinkLayerOption)
+    answer.setMAC(26, MACAddress.virtualRouter.bits)
+    let sum = Checksum.pseudoHeader(
+      ip, isV4: false, proto: IPProtocol.icmpv6, length: NeighborDiscovery.advertisementBytes)
+    answer.set16(2, Checksum.finish(answer.sum(0, count: NeighborDiscovery.advertisementBytes, sum)))
+    packet.ethernet = frame
+    packet.ip = ip
+    packet.ipLength = bytes - Ethernet.bytes
+    packet.needsChecksum = false
+    packet.trafficClass = 0
+    guard sendBack(&packet, to: asker, address: source) else { return drop(&packet, .ndUnknown) }
+  }
+
+  /// For the router's own address: echo requests are answered in place (RFC 792, RFC 4443 section 4.2).
+  mutating func answerEcho(_ packet: inout Packet) {
+    let message = packet.transportHeader
+    let isRequest =
+      packet.isV4
+      ? packet.proto == IPProtocol.icmp && !packet.isFragment && message.u8(0) == ICMP.echoRequest
+      : packet.proto == IPProtocol.icmpv6 && !packet.isFragment && message.u8(0) == ICMP.echoRequest6
+    guard isRequest, packet.gso == VirtioNetHeader.gsoNone, tx.hasRoom(pieces: 2, bytes: 256) else {
+      return drop(&packet, .noService)
+    }
+    if packet.needsChecksum { finishChecksum(&packet) }
+    let ip = packet.ip
+    let asker: IPAddress
+    if packet.isV4 {
+      let source = ip.u32(12)
+      asker = IPAddress(v4: source)
+      ip.set32(12, ip.u32(16))
+      ip.set32(16, source)
+      ip.set8(8, 64)
+      IPv4.writeChecksum(ip, bytes: packet.transport)
+    } else {
+      let source = ip.address6(8)
+      asker = source
+      ip.setAddress6(8, ip.address6(24))
+      ip.setAddress6(24, source)
+      ip.set8(7, 64)
+    }
+    let old = message.u16(0)
+    let new = old & 0xFF | UInt16(packet.isV4 ? ICMP.echoReply : ICMP.echoReply6) << 8
+    message.set16(0, new)
+    message.set16(2, Checksum.updated(message.u16(2), from: old, to: new))
+    packet.key = packet.key.reversed
+    if packet.fromFabric {
+      packet.isOwn = true
+      packet.link = .router
+      routeAddress(&packet, asker)
+      return
+    }
+    guard sendBack(&packet, to: packet.ethernet.mac(Ethernet.source), address: asker) else {
+      return drop(&packet, .noService)
+    }
+  }
+
+  /// True for an address that the router speaks for towards where this packet came from.
+  private func isServed(_ target: IPAddress, _ packet: Packet) -> Bool {
+    var vrf = packet.vrf
+    for _ in 0..<4 {
+      let number = target.isV4 ? tables.route(vrf: vrf, v4: target.v4) : tables.route(vrf: vrf, v6: target)
+      guard number != 0, let nexthop = tables.nexthop(tables.paths[number].nexthop) else { return false }
+      switch nexthop.entry.kind {
+      case .discard: return false
+      case .receive: return true
+      case .encap, .vxlan, .mplsOverUDP: return nexthop.entry.interface != packet.interface
+      case .vrfTranslate: vrf = nexthop.entry.vrf
+      }
+    }
+    return false
+  }
+
+  /// An answer of the router's own to `mac`: out of the interface where the question came from, or through the tunnel
+  /// behind which the asker is. The Ethernet header is written here; the type stands.
+  private mutating func sendBack(_ packet: inout Packet, to mac: UInt64, address: IPAddress) -> Bool {
+    packet.ethernet.setMAC(Ethernet.destination, mac)
+    packet.ethernet.setMAC(Ethernet.source, MACAddress.virtualRouter.bits)
+    packet.isOwn = true
+    packet.link = .other
+    guard packet.fromFabric else {
+      packet.verdict = .reply
+      return true
+    }
+    var number = tables.bridge.lookup(vrf: packet.vrf, mac: mac)
+    if number == 0 {
+      number =
+        address.isV4 ? tables.route(vrf: packet.vrf, v4: address.v4) : tables.route(vrf: packet.vrf, v6: address)
+    }
+    guard number != 0 else { return false }
+    packet.path = tables.paths[number]
+    guard let nexthop = tables.nexthop(packet.path.nexthop), nexthop.entry.kind == .vxlan else { return false }
+    packet.hash = mac &* 0x9E37_79B9_7F4A_7C15
+    packet.isReady = true
+    return true
+  }
+}

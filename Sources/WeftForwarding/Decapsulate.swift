@@ -1,0 +1,174 @@
+import WeftTables
+import WeftWire
+
+extension PacketPath {
+  /// Frames from the fabric: outer headers are checked and taken off (RFC 7348, RFC 7510). A UDP super-frame becomes as
+  /// many packets as it has segments, each with a tunnel header of its own.
+  mutating func decapsulate(_ frames: RxFrames, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>) {
+    for index in 0..<frames.count {
+      let frame = frames[index]
+      let isSuper = frame.virtio.gso & ~VirtioNetHeader.gsoECN == VirtioNetHeader.gsoUDP
+      var outer = OuterHeaders()
+      let problem = outer.read(frame, interface)
+      let stride = isSuper ? Int(frame.virtio.gsoBytes) : outer.payloadBytes
+      let segments = isSuper && stride > 0 ? max(1, (outer.payloadBytes + stride - 1) / stride) : 1
+      counters.received(id, packets: segments, bytes: frame.length)
+      if let problem {
+        counters.dropped(problem, id, packets: segments)
+        continue
+      }
+      guard segments <= 128, !isSuper || stride > 0, batch.count + segments <= Batch.capacity else {
+        counters.dropped(.gsoMalformed, id, packets: segments)
+        continue
+      }
+      var offset = outer.payload
+      var left = outer.payloadBytes
+      for _ in 0..<segments {
+        let length = min(stride, left)
+        let tunnel = frame.bytes.advanced(offset)
+        if outer.port == VXLAN.port {
+          openVXLAN(tunnel, length, id, outer.ecn, isSuper ? nil : frame, offset)
+        } else {
+          openMPLS(tunnel, length, id, outer.ecn, isSuper ? nil : frame, offset)
+        }
+        offset += length
+        left -= length
+      }
+    }
+  }
+
+  /// `frame` is given where its virtio-net header speaks of the inner packet.
+  private mutating func openVXLAN(
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
+  ) {
+    guard length >= VXLAN.bytes else { return counters.dropped(.vxlanShort, interface, packets: 1) }
+    guard at.u8(0) & 0x08 != 0 else { return counters.dropped(.vxlanFlags, interface, packets: 1) }
+    let number = tables.vnis[at.u32(4) >> 8]
+    guard number != 0 else { return counters.dropped(.unknownVNI, interface, packets: 1) }
+    let inner = length - VXLAN.bytes
+    guard inner >= Ethernet.bytes else { return counters.dropped(.shortFrame, interface, packets: 1) }
+    let ethernet = at.advanced(VXLAN.bytes)
+    var packet = Packet(
+      ethernet: ethernet, ip: ethernet.advanced(Ethernet.bytes), available: inner - Ethernet.bytes,
+      interface: interface, hasEthernet: true, outerECN: ecn)
+    classify(&packet)
+    enter(packet, nexthop: number - 1, frame, offset + VXLAN.bytes + Ethernet.bytes)
+  }
+
+  private mutating func openMPLS(
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
+  ) {
+    guard length >= MPLS.bytes else { return counters.dropped(.mplsShort, interface, packets: 1) }
+    let entry = at.u32(0)
+    guard entry & MPLS.bottomOfStack != 0 else { return counters.dropped(.mplsStack, interface, packets: 1) }
+    let number = tables.labels[entry >> 12]
+    guard number != 0 else { return counters.dropped(.unknownLabel, interface, packets: 1) }
+    let ip = at.advanced(MPLS.bytes)
+    let inner = length - MPLS.bytes
+    guard inner > 0 else { return counters.dropped(.mplsShort, interface, packets: 1) }
+    var packet = Packet(
+      ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: ecn)
+    // No Ethernet header says what it is; the first four bits do (RFC 3032 section 3.6 leaves it to the label).
+    packet.etherType = ip.u8(0) >> 4 == 4 ? Ethernet.ipv4 : ip.u8(0) >> 4 == 6 ? Ethernet.ipv6 : 0
+    enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes)
+  }
+
+  /// Puts an inner packet into the VRF that its VNI or label leads to.
+  private mutating func enter(_ opened: Packet, nexthop id: UInt32, _ frame: RxFrame?, _ ipOffset: Int) {
+    var packet = opened
+    guard let nexthop = tables.nexthop(id) else { return drop(&packet, .nexthopInvalid) }
+    switch nexthop.entry.kind {
+    case .vrfTranslate:
+      packet.vrf = nexthop.entry.vrf
+      guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
+    case .encap:
+      // A label of one interface: no lookup. The VRF is the interface's, for the flow's key.
+      packet.path = Path(nexthop: id, label: 0)
+      packet.hasPath = true
+      packet.vrf = tables.interface(nexthop.entry.interface)?.entry.vrf ?? 0
+      packet.link = .router
+    case .discard: return drop(&packet, .discardNexthop)
+    default: return drop(&packet, .nexthopInvalid)
+    }
+    if let frame {
+      let virtio = frame.virtio
+      let start = Int(virtio.checksumStart) - ipOffset
+      // A checksum that starts in the outer headers has been taken off with them.
+      if virtio.flags & VirtioNetHeader.needsChecksum != 0, start > 0 {
+        packet.needsChecksum = true
+        packet.checksumStart = start
+        packet.checksumOffset = Int(virtio.checksumOffset)
+        packet.gso = virtio.gso & ~VirtioNetHeader.gsoECN
+        packet.gsoBytes = Int(virtio.gsoBytes)
+      }
+    }
+    batch.append(packet)
+  }
+}
+
+/// What the headers around a tunnel say.
+private struct OuterHeaders {
+  /// Destination port: the tunnel's kind.
+  var port: UInt16 = 0
+  /// From the frame's start to what follows the UDP header.
+  var payload = 0
+  var payloadBytes = 0
+  var ecn: UInt8 = 0
+
+  /// Reads and checks; a reason to drop, or nil.
+  mutating func read(_ frame: RxFrame, _ interface: EntryReference<InterfaceEntry>) -> DropReason? {
+    guard frame.length >= Ethernet.bytes else { return .shortFrame }
+    let bytes = frame.bytes
+    let ip = bytes.advanced(Ethernet.bytes)
+    let available = frame.length - Ethernet.bytes
+    let isV4: Bool
+    let ipHeader: Int
+    let ipLength: Int
+    switch bytes.u16(Ethernet.type) {
+    case Ethernet.ipv4:
+      isV4 = true
+      guard available >= IPv4.minimumBytes else { return .outerShort }
+      ipHeader = IPv4.headerBytes(ip)
+      ipLength = Int(ip.u16(2))
+      guard ip.u8(0) >> 4 == 4, ipHeader >= IPv4.minimumBytes, ipLength >= ipHeader else { return .outerHeader }
+      guard ipLength <= available else { return .outerShort }
+      guard Checksum.holds(ip.sum(0, count: ipHeader)) else { return .outerChecksum }
+      guard ip.u8(9) == IPProtocol.udp else { return .notTunnel }
+      ecn = ip.u8(1) & ECN.mask
+    case Ethernet.ipv6:
+      isV4 = false
+      guard available >= IPv6.bytes else { return .outerShort }
+      ipHeader = IPv6.bytes
+      ipLength = IPv6.bytes + Int(ip.u16(4))
+      guard ip.u8(0) >> 4 == 6 else { return .outerHeader }
+      guard ipLength <= available else { return .outerShort }
+      if ip.u8(6) == IPv6.fragment { return .outerFragment }
+      guard ip.u8(6) == IPProtocol.udp else { return .notTunnel }
+      ecn = IPv6.trafficClass(ip) & ECN.mask
+    case Ethernet.vlan, Ethernet.serviceVLAN: return .vlanUnexpected
+    default: return .notTunnel
+    }
+    let isOurs =
+      bytes.mac(Ethernet.destination) == interface.entry.mac
+      && interface.entry.owns(isV4 ? IPAddress(v4: ip.u32(16)) : ip.address6(24))
+    if isV4 {
+      let fragment = ip.u16(6) & (IPv4.moreFragments | IPv4.offsetMask)
+      if fragment != 0 { return isOurs ? .outerFragment : .outerNotOurs }
+    }
+    guard ipLength - ipHeader >= UDP.bytes else { return .outerShort }
+    let udp = ip.advanced(ipHeader)
+    port = udp.u16(2)
+    guard port == VXLAN.port || port == MPLS.port else { return .notTunnel }
+    guard isOurs else { return .outerNotOurs }
+    let udpLength = Int(udp.u16(4))
+    guard udpLength >= UDP.bytes, udpLength <= ipLength - ipHeader else { return .outerUDPLength }
+    payload = Ethernet.bytes + ipHeader + UDP.bytes
+    payloadBytes = udpLength - UDP.bytes
+    // Zero means none, also over IPv6 (RFC 6935, RFC 6936). An unfinished checksum, ours or the inner packet's,
+    // comes from this machine and covers nothing that could be checked; a verified one needs no second look.
+    guard frame.virtio.flags & (VirtioNetHeader.needsChecksum | VirtioNetHeader.dataValid) == 0, udp.u16(6) != 0
+    else { return nil }
+    let sum = Checksum.pseudoHeader(ip, isV4: isV4, proto: IPProtocol.udp, length: udpLength)
+    return Checksum.holds(udp.sum(0, count: udpLength, sum)) ? nil : .outerChecksum
+  }
+}

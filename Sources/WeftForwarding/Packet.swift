@@ -1,0 +1,143 @@
+import WeftTables
+import WeftWire
+
+/// What becomes of a packet after the stages so far.
+enum Verdict: UInt8 {
+  /// Goes on to the next stage.
+  case forward
+  /// An answer of the router's own: leaves by the interface that the question came from.
+  case reply
+  /// A segment that travels as part of the packet before it.
+  case merged
+  /// Dropped and counted.
+  case dropped
+}
+
+/// How a packet is addressed on its link.
+enum LinkDestination: UInt8 {
+  /// To the router's MAC, or without a link at all (MPLS): routed.
+  case router
+  /// To another MAC of the VRF: bridged.
+  case other
+  /// To a group.
+  case group
+}
+
+/// A packet between the stages: where its headers are, what they say, what was found for it.
+///
+/// Offsets are in bytes. `ip` and what follows it lie in one piece; the Ethernet header is missing (`hasEthernet`)
+/// after MPLS.
+@safe struct Packet {
+  var ethernet: Bytes
+  var ip: Bytes
+  /// Bytes from `ip` to the end of what was received.
+  var available: Int
+  /// Bytes of IP packet, by its own header.
+  var ipLength: Int = 0
+  /// From `ip` to the TCP, UDP, ICMP header.
+  var transport: Int = 0
+  /// From `ip` to what follows TCP's or UDP's header.
+  var payload: Int = 0
+
+  var interface: UInt32
+  var vrf: UInt32
+  var etherType: UInt16 = 0
+  var proto: UInt8 = 0
+  /// DSCP and ECN of the (inner) packet.
+  var trafficClass: UInt8 = 0
+  var verdict: Verdict = .forward
+  var link: LinkDestination = .router
+  var hasEthernet: Bool
+  var fromFabric: Bool
+  var isV4 = true
+  var isFragment = false
+  /// The router made it: neither tracked nor its TTL lowered.
+  var isOwn = false
+  /// `path` is known before routing.
+  var hasPath = false
+  /// `path` has been checked: it leads out.
+  var isReady = false
+  var outerECN: UInt8 = 0
+
+  /// The transport checksum is to be finished: its field holds the pseudo-header's sum.
+  var needsChecksum: Bool
+  /// `VirtioNetHeader.gsoNone` for a single packet.
+  var gso: UInt8
+  /// Payload bytes of each segment of a super-frame.
+  var gsoBytes: Int
+  /// Where checksumming starts, from `ip`, and where the checksum goes from there.
+  var checksumStart: Int = 0
+  var checksumOffset: Int = 0
+
+  /// Packets on a wire that this stands for.
+  var segments: Int = 1
+  /// The next segment of a merged packet, and the last one of the chain (of its head).
+  var next: UInt32 = Packet.none
+  var last: UInt32 = Packet.none
+
+  var path = Path(nexthop: 0, label: 0)
+  var key = FlowKey(
+    vrf: 0, source: IPAddress(high: 0, low: 0), destination: IPAddress(high: 0, low: 0), proto: 0, sourcePort: 0,
+    destinationPort: 0)
+  var hash: UInt64 = 0
+
+  static let none = UInt32.max
+
+  init(ethernet: Bytes, length: Int, interface: UInt32, vrf: UInt32, virtio: VirtioNetHeader) {
+    self.ethernet = ethernet
+    ip = ethernet.advanced(Ethernet.bytes)
+    available = length &- Ethernet.bytes
+    self.interface = interface
+    self.vrf = vrf
+    hasEthernet = true
+    fromFabric = false
+    needsChecksum = virtio.flags & VirtioNetHeader.needsChecksum != 0
+    gso = virtio.gso & ~VirtioNetHeader.gsoECN
+    gsoBytes = Int(virtio.gsoBytes)
+    checksumStart = Int(virtio.checksumStart) &- Ethernet.bytes
+    checksumOffset = Int(virtio.checksumOffset)
+  }
+
+  /// Inner packet of a tunnel. `ethernet` is meaningless without `hasEthernet`.
+  init(ethernet: Bytes, ip: Bytes, available: Int, interface: UInt32, hasEthernet: Bool, outerECN: UInt8) {
+    self.ethernet = ethernet
+    self.ip = ip
+    self.available = available
+    self.interface = interface
+    vrf = 0
+    self.hasEthernet = hasEthernet
+    fromFabric = true
+    self.outerECN = outerECN
+    needsChecksum = false
+    gso = VirtioNetHeader.gsoNone
+    gsoBytes = 0
+  }
+
+  var transportHeader: Bytes { ip.advanced(transport) }
+}
+
+/// The packets of one batch.
+@safe struct Batch {
+  /// A batch of frames, each of them a super-frame of as many segments as the kernel makes at most.
+  static let capacity = RxFrames.capacity * 128
+
+  private let packets: UnsafeMutablePointer<Packet>
+  private(set) var count = 0
+
+  init() { unsafe packets = .allocate(capacity: Self.capacity) }
+  func deallocate() { unsafe packets.deallocate() }
+
+  subscript(index: Int) -> Packet {
+    @inline(__always) unsafeAddress { unsafe UnsafePointer(packets + index) }
+    @inline(__always) nonmutating unsafeMutableAddress { unsafe packets + index }
+  }
+
+  @inline(__always) mutating func append(_ packet: Packet) {
+    unsafe (packets + count).initialize(to: packet)
+    count &+= 1
+  }
+
+  var isFull: Bool { count == Self.capacity }
+
+  mutating func removeAll() { count = 0 }
+}

@@ -1,0 +1,67 @@
+import WeftTables
+import WeftWire
+
+extension PacketPath {
+  /// Finds where each packet goes: by destination address if it is for the router's MAC, else by destination MAC.
+  mutating func route() {
+    let batch = batch
+    for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isReady {
+      if batch[index].hasPath {
+        checkNexthop(&batch[index])
+      } else if batch[index].link == .other {
+        bridge(&batch[index])
+      } else {
+        routeAddress(&batch[index], batch[index].key.destination)
+      }
+    }
+  }
+
+  /// The longest prefix that covers `destination` in the packet's VRF, through VRF translations.
+  mutating func routeAddress(_ packet: inout Packet, _ destination: IPAddress) {
+    for _ in 0..<4 {
+      guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
+      let number =
+        packet.isV4 ? tables.route(vrf: packet.vrf, v4: destination.v4) : tables.route(vrf: packet.vrf, v6: destination)
+      guard number != 0 else {
+        if !packet.isOwn, destination == NeighborDiscovery.routerLinkLocal { return answerEcho(&packet) }
+        return drop(&packet, .noRoute)
+      }
+      packet.path = tables.paths[number]
+      guard let nexthop = tables.nexthop(packet.path.nexthop) else { return drop(&packet, .nexthopInvalid) }
+      if nexthop.entry.kind == .vrfTranslate {
+        packet.vrf = nexthop.entry.vrf
+        continue
+      }
+      return checkNexthop(&packet)
+    }
+    drop(&packet, .nexthopInvalid)
+  }
+
+  /// The bridge's entry for the destination MAC.
+  mutating func bridge(_ packet: inout Packet) {
+    guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
+    let number = tables.bridge.lookup(vrf: packet.vrf, mac: packet.ethernet.mac(Ethernet.destination))
+    guard number != 0 else { return drop(&packet, .unknownMAC) }
+    packet.path = tables.paths[number]
+    checkNexthop(&packet)
+  }
+
+  /// The nexthop can be used by this packet; what is for the router itself is answered.
+  private mutating func checkNexthop(_ packet: inout Packet) {
+    guard let nexthop = tables.nexthop(packet.path.nexthop) else { return drop(&packet, .nexthopInvalid) }
+    switch nexthop.entry.kind {
+    case .encap: break
+    case .vxlan, .mplsOverUDP:
+      guard !packet.fromFabric || packet.isOwn && packet.link == .router else { return drop(&packet, .hairpin) }
+      // MPLS carries IP alone.
+      guard packet.etherType != Ethernet.arp || nexthop.entry.kind == .vxlan else { return drop(&packet, .arpUnknown) }
+      guard nexthop.entry.isResolved else { return drop(&packet, .nexthopUnresolved) }
+    case .receive:
+      guard !packet.isOwn else { return drop(&packet, .noService) }
+      return answerEcho(&packet)
+    case .discard: return drop(&packet, .discardNexthop)
+    case .vrfTranslate: return drop(&packet, .nexthopInvalid)
+    }
+    packet.isReady = true
+  }
+}

@@ -1,0 +1,68 @@
+import WeftTables
+import WeftWire
+
+extension PacketPath {
+  /// Makes the frames that leave: to a pod, through a tunnel, or back with an answer.
+  mutating func transmit() {
+    let batch = batch
+    for index in 0..<batch.count {
+      switch batch[index].verdict {
+      case .forward:
+        guard let nexthop = tables.nexthop(batch[index].path.nexthop),
+          let interface = tables.interface(nexthop.entry.interface)
+        else {
+          drop(&batch[index], .interfaceGone)
+          continue
+        }
+        if nexthop.entry.kind == .encap {
+          deliver(&batch[index], nexthop, interface)
+        } else {
+          encapsulate(&batch[index], nexthop, interface)
+        }
+      case .reply: answer(&batch[index])
+      case .merged, .dropped: continue
+      }
+    }
+  }
+
+  /// Sends an answer of the router's own, whole frame in one piece, out of the interface of the question.
+  private mutating func answer(_ packet: inout Packet) {
+    guard tx.hasRoom(pieces: 2, bytes: 64) else { return drop(&packet, .transmitFull) }
+    let mark = tx.pieceMark
+    let virtio = tx.headers(VirtioNetHeader.bytes)
+    VirtioNetHeader().write(virtio)
+    tx.piece(virtio, count: VirtioNetHeader.bytes)
+    let length = Ethernet.bytes + packet.ipLength
+    tx.piece(packet.ethernet, count: length)
+    tx.finish(from: mark, length: length, interface: packet.interface)
+  }
+
+  /// Lowers the TTL of a routed packet; false when it ran out.
+  @inline(__always) func lowerTTL(_ packet: inout Packet) -> Bool {
+    guard packet.link != .other, !packet.isOwn else { return true }
+    if packet.isV4 {
+      guard packet.ip.u8(8) > 1 else { return false }
+      IPv4.decrementTTL(packet.ip)
+    } else {
+      guard packet.ip.u8(7) > 1 else { return false }
+      packet.ip.set8(7, packet.ip.u8(7) &- 1)
+    }
+    return true
+  }
+
+  /// Finishes a transport checksum whose field holds the pseudo-header's sum; for SCTP, the CRC (RFC 9260).
+  func finishChecksum(_ packet: inout Packet) {
+    packet.needsChecksum = false
+    let count = packet.ipLength - packet.checksumStart
+    let place = packet.checksumStart + packet.checksumOffset
+    if packet.proto == IPProtocol.sctp {
+      guard place + 4 <= packet.ipLength else { return }
+      packet.ip.set32(place, 0)
+      packet.ip.set32(place, packet.ip.advanced(packet.checksumStart).crc32c(0, count: count).byteSwapped)
+      return
+    }
+    let value = Checksum.finish(packet.ip.sum(packet.checksumStart, count: count))
+    // UDP's zero says "no checksum": its other form is sent (RFC 768).
+    packet.ip.set16(place, value == 0 && packet.proto == IPProtocol.udp ? 0xFFFF : value)
+  }
+}
