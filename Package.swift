@@ -28,6 +28,8 @@ let low: [SwiftSetting] = safe + machineFlags + [.strictMemorySafety()]
 let hot: [SwiftSetting] = low + [.unsafeFlags(["-enforce-exclusivity=unchecked"])]
 /// Targets that only call into the above.
 let high: [SwiftSetting] = safe + machineFlags
+/// The workers' loop around the packet path.
+let loop: [SwiftSetting] = high + [.unsafeFlags(["-enforce-exclusivity=unchecked"])]
 
 let package = Package(
   name: "weft",
@@ -63,7 +65,7 @@ let package = Package(
     // The packet path, one file a stage; read PacketPath.swift from top to bottom.
     .target(name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "CLinux"], swiftSettings: hot),
     // Where packets come from and go to: AF_PACKET, TAP, pcap files.
-    .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: low),
+    .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: hot),
     // The shared-memory ring: layout, messages, both ends.
     .target(name: "WeftRing", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
     // rtnetlink: links, addresses, routes, neighbours; network namespaces.
@@ -74,10 +76,11 @@ let package = Package(
     .target(
       name: "WeftVRouter",
       dependencies: [
-        "WeftForwarding", "WeftTables", "WeftPorts", "WeftRing", "WeftWire", "WeftSystem", "CLinux", "CNuma",
+        "WeftForwarding", "WeftTables", "WeftPorts", "WeftRing", "WeftNetlink", "WeftWire", "WeftSystem", "CLinux",
+        "CNuma",
         .product(name: "Logging", package: "swift-log"),
       ],
-      swiftSettings: high),
+      swiftSettings: loop),
     // HTTP API, ports' life cycle, standalone address management, programming of the forwarder.
     .target(
       name: "WeftAgent",
@@ -124,7 +127,7 @@ let package = Package(
     .testTarget(name: "WeftWireTests", dependencies: ["WeftWire"], swiftSettings: high),
     .testTarget(name: "WeftTablesTests", dependencies: ["WeftTables", "WeftWire"], swiftSettings: high),
     .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire"], swiftSettings: high),
-    .testTarget(name: "WeftVRouterTests", dependencies: ["WeftVRouter", "WeftRing", "WeftWire"], swiftSettings: high),
+    .testTarget(name: "WeftVRouterTests", dependencies: ["WeftVRouter", "WeftRing", "WeftTables", "WeftWire"], swiftSettings: high),
     .testTarget(name: "WeftAgentTests", dependencies: ["WeftAgent", "WeftAPI", "WeftWire"], swiftSettings: high),
     .testTarget(name: "WeftCNITests", dependencies: ["WeftCNI", "WeftAPI", "WeftNetlink", "WeftWire"], swiftSettings: high),
   ]

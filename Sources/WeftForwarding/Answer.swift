@@ -3,7 +3,8 @@ import WeftWire
 
 extension PacketPath {
   /// ARP: requests for addresses that the VRF has a route to are answered with the router's MAC, unless the address is
-  /// where the request came from (so that a pod's probe for its own address stays unanswered).
+  /// where the request came from (so that a pod's probe for its own address stays unanswered) or the asker's own (an
+  /// announcement, RFC 5227 section 3: an answer would say that somebody else has the address).
   mutating func answerARP(_ packet: inout Packet) {
     let arp = packet.ip
     guard packet.available >= ARP.bytes, packet.hasEthernet, ARP.isIPv4OverEthernet(arp) else {
@@ -15,10 +16,16 @@ extension PacketPath {
     let target = IPAddress(v4: arp.u32(24))
     let sender = IPAddress(v4: arp.u32(14))
     let senderMAC = arp.mac(8)
-    guard isServed(target, packet) else { return drop(&packet, .arpUnknown) }
+    guard Self.isStation(senderMAC) else { return drop(&packet, .arpMalformed) }
+    guard target != sender, service(target, packet) != .none else { return drop(&packet, .arpUnknown) }
     ARP.turnIntoReply(arp, mac: MACAddress.virtualRouter.bits)
     packet.ipLength = ARP.bytes
-    guard sendBack(&packet, to: senderMAC, address: sender) else { return drop(&packet, .arpUnknown) }
+    sendBack(&packet, to: senderMAC, address: sender, orDrop: .arpUnknown)
+  }
+
+  /// Neither a group's address nor zero: answers can go there.
+  @inline(__always) private static func isStation(_ mac: UInt64) -> Bool {
+    mac & 0x0100_0000_0000 == 0 && mac != 0
   }
 
   /// ARP from one MAC to another passes as any frame does.
@@ -41,15 +48,16 @@ extension PacketPath {
       guard Checksum.holds(message.sum(0, count: length, sum)) else { return drop(&packet, .ndMalformed) }
     }
     let target = message.address6(8)
-    guard !target.isMulticast else { return drop(&packet, .ndMalformed) }
+    let isProbe = source.high == 0 && source.low == 0
+    guard Self.isHost(v6: target), isProbe || Self.isHost(v6: source) else { return drop(&packet, .ndMalformed) }
     guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
-    guard packet.hasEthernet, source.high != 0 || source.low != 0 else { return drop(&packet, .ndUnknown) }
-    guard target == NeighborDiscovery.routerLinkLocal || isServed(target, packet) else {
-      return drop(&packet, .ndUnknown)
-    }
+    guard packet.hasEthernet, !isProbe, target != source else { return drop(&packet, .ndUnknown) }
+    let service: Service = target == NeighborDiscovery.routerLinkLocal ? .own : service(target, packet)
+    guard service != .none else { return drop(&packet, .ndUnknown) }
     let bytes = Ethernet.bytes + IPv6.bytes + NeighborDiscovery.advertisementBytes
     guard tx.hasRoom(pieces: 2, bytes: bytes + 128) else { return drop(&packet, .transmitFull) }
     let asker = packet.ethernet.mac(Ethernet.source)
+    guard Self.isStation(asker) else { return drop(&packet, .ndMalformed) }
     let frame = tx.headers(bytes)
     frame.set16(Ethernet.type, Ethernet.ipv6)
     let ip = frame.advanced(Ethernet.bytes)
@@ -61,7 +69,9 @@ extension PacketPath {
     ip.setAddress6(24, source)
     let answer = ip.advanced(IPv6.bytes)
     answer.set32(0, UInt32(ICMP.neighborAdvertisement) << 24)
-    answer.set32(4, NeighborDiscovery.routerFlag | NeighborDiscovery.solicitedFlag)
+    // What is answered for others does not override what is known already (RFC 4861 section 7.2.4).
+    let override = service == .own ? NeighborDiscovery.overrideFlag : 0
+    answer.set32(4, NeighborDiscovery.routerFlag | NeighborDiscovery.solicitedFlag | override)
     answer.setAddress6(8, target)
     answer.set16(24, NeighborDiscovery.targetLinkLayerOption)
     answer.setMAC(26, MACAddress.virtualRouter.bits)
@@ -73,7 +83,7 @@ extension PacketPath {
     packet.ipLength = bytes - Ethernet.bytes
     packet.needsChecksum = false
     packet.trafficClass = 0
-    guard sendBack(&packet, to: asker, address: source) else { return drop(&packet, .ndUnknown) }
+    sendBack(&packet, to: asker, address: source, orDrop: .ndUnknown)
   }
 
   /// For the router's own address: echo requests are answered in place (RFC 792, RFC 4443 section 4.2).
@@ -114,48 +124,63 @@ extension PacketPath {
       routeAddress(&packet, asker)
       return
     }
-    guard sendBack(&packet, to: packet.ethernet.mac(Ethernet.source), address: asker) else {
-      return drop(&packet, .noService)
-    }
+    sendBack(&packet, to: packet.ethernet.mac(Ethernet.source), address: asker, orDrop: .noService)
   }
 
-  /// True for an address that the router speaks for towards where this packet came from.
-  private func isServed(_ target: IPAddress, _ packet: Packet) -> Bool {
+  /// How the router speaks for an address.
+  private enum Service {
+    case none
+    /// It is the router's own.
+    case own
+    /// It is behind the router.
+    case proxied
+  }
+
+  /// How the router speaks for an address towards where this packet came from.
+  private func service(_ target: IPAddress, _ packet: Packet) -> Service {
     var vrf = packet.vrf
     for _ in 0..<4 {
       let number = target.isV4 ? tables.route(vrf: vrf, v4: target.v4) : tables.route(vrf: vrf, v6: target)
-      guard number != 0, let nexthop = tables.nexthop(tables.paths[number].nexthop) else { return false }
+      guard number != 0, let nexthop = tables.nexthop(tables.paths[number].nexthop) else { return .none }
       switch nexthop.entry.kind {
-      case .discard: return false
-      case .receive: return true
-      case .encap, .vxlan, .mplsOverUDP: return nexthop.entry.interface != packet.interface
+      case .discard: return .none
+      case .receive: return .own
+      case .encap, .vxlan, .mplsOverUDP:
+        // A link-local IPv6 address is on the asker's link or nowhere.
+        guard nexthop.entry.interface != packet.interface, target.isV4 || !target.isLinkLocal else { return .none }
+        return .proxied
       case .vrfTranslate: vrf = nexthop.entry.vrf
       }
     }
-    return false
+    return .none
   }
 
   /// An answer of the router's own to `mac`: out of the interface where the question came from, or through the tunnel
-  /// behind which the asker is. The Ethernet header is written here; the type stands.
-  private mutating func sendBack(_ packet: inout Packet, to mac: UInt64, address: IPAddress) -> Bool {
+  /// behind which the asker is (dropped with `reason` where there is none). The Ethernet header is written here; the
+  /// type stands.
+  private mutating func sendBack(
+    _ packet: inout Packet, to mac: UInt64, address: IPAddress, orDrop reason: DropReason
+  ) {
     packet.ethernet.setMAC(Ethernet.destination, mac)
     packet.ethernet.setMAC(Ethernet.source, MACAddress.virtualRouter.bits)
     packet.isOwn = true
     packet.link = .other
     guard packet.fromFabric else {
       packet.verdict = .reply
-      return true
+      return
     }
     var number = tables.bridge.lookup(vrf: packet.vrf, mac: mac)
     if number == 0 {
       number =
         address.isV4 ? tables.route(vrf: packet.vrf, v4: address.v4) : tables.route(vrf: packet.vrf, v6: address)
     }
-    guard number != 0 else { return false }
+    guard number != 0 else { return drop(&packet, reason) }
     packet.path = tables.paths[number]
-    guard let nexthop = tables.nexthop(packet.path.nexthop), nexthop.entry.kind == .vxlan else { return false }
+    guard let nexthop = tables.nexthop(packet.path.nexthop), nexthop.entry.kind == .vxlan else {
+      return drop(&packet, reason)
+    }
+    guard nexthop.entry.isResolved else { return drop(&packet, .nexthopUnresolved) }
     packet.hash = mac &* 0x9E37_79B9_7F4A_7C15
     packet.isReady = true
-    return true
   }
 }

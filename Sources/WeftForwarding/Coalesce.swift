@@ -67,7 +67,8 @@ extension PacketPath {
     guard total <= 65535, head.segments < 128 else { return false }
     let first = head.transportHeader
     let other = packet.transportHeader
-    guard other.u32(4) == first.u32(4) &+ UInt32(truncatingIfNeeded: size * head.segments), other.u32(8) == first.u32(8),
+    guard other.u32(4) == first.u32(4) &+ UInt32(truncatingIfNeeded: size * head.segments),
+      other.u32(8) == first.u32(8),
       other.u16(14) == first.u16(14), other.equal(first, from: 20, count: head.payload - head.transport - 20)
     else { return false }
     let sameIP =

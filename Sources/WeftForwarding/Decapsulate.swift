@@ -86,7 +86,7 @@ extension PacketPath {
       packet.path = Path(nexthop: id, label: 0)
       packet.hasPath = true
       packet.vrf = tables.interface(nexthop.entry.interface)?.entry.vrf ?? 0
-      packet.link = .router
+      if packet.link == .other { packet.link = .router }
     case .discard: return drop(&packet, .discardNexthop)
     default: return drop(&packet, .nexthopInvalid)
     }

@@ -3,6 +3,8 @@
 ///
 /// `outer…` is about the packet that carries a tunnel, the others about a pod's own packet.
 public enum DropReason: UInt8, CaseIterable, Sendable {
+  // Before the packet path
+  case receiveFull
   // Ethernet
   case shortFrame
   case vlanUnexpected
@@ -19,6 +21,8 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case ipv6Length
   case ipv6Extension
   case sourceInvalid
+  case destinationInvalid
+  case linkLocalRouted
   case ttlExceeded
   // Transport
   case transportShort
@@ -65,6 +69,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
 
   private static let table: [(name: String, text: String)] = Self.allCases.map { reason in
     switch reason {
+    case .receiveFull: ("receive_full", "the forwarder did not keep up and the kernel had no more room for the packet")
     case .shortFrame: ("short_frame", "the frame is shorter than an Ethernet header")
     case .vlanUnexpected: ("vlan_unexpected", "an 802.1Q tag on an interface that takes none")
     case .etherTypeUnknown: ("ethertype_unknown", "neither IPv4, IPv6 nor ARP")
@@ -78,7 +83,9 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .ipv6Header: ("ipv6_header", "the IPv6 version is wrong")
     case .ipv6Length: ("ipv6_length", "the IPv6 payload length is beyond the frame")
     case .ipv6Extension: ("ipv6_extension", "an IPv6 extension header is cut, or there are too many")
-    case .sourceInvalid: ("source_invalid", "the source address is multicast, broadcast, loopback or unspecified")
+    case .sourceInvalid: ("source_invalid", "the source address is multicast, loopback, unspecified or reserved")
+    case .destinationInvalid: ("destination_invalid", "the destination address is loopback, unspecified or reserved")
+    case .linkLocalRouted: ("link_local_routed", "from or to an IPv6 link-local address, which no router passes on")
     case .ttlExceeded: ("ttl_exceeded", "the TTL or hop limit ran out")
     case .transportShort: ("transport_short", "the packet ends inside the TCP, UDP or ICMP header")
     case .transportHeader: ("transport_header", "the TCP data offset or the UDP length is wrong")
@@ -106,7 +113,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .nexthopInvalid: ("nexthop_invalid", "a nexthop that cannot be used from here, or loops")
     case .nexthopUnresolved: ("nexthop_unresolved", "the underlay neighbour's MAC is not known yet")
     case .noService: ("no_service", "for the router itself, which does not serve it")
-    case .hairpin: ("hairpin", "a packet from the fabric that would go back into the fabric")
+    case .hairpin: ("hairpin", "a packet that would go back into the fabric, or bridged to where it came from")
     case .mtuExceeded: ("mtu_exceeded", "the packet does not fit the MTU of where it goes")
     case .gsoMalformed: ("gso_malformed", "the segmentation or checksum request does not fit the packet")
     case .interfaceGone: ("interface_gone", "the interface it should leave by is not there")

@@ -29,8 +29,9 @@ extension PacketPath {
     guard Checksum.holds(ip.sum(0, count: header)) else { return drop(&packet, .ipv4Checksum) }
     let source = ip.u32(12)
     let destination = ip.u32(16)
-    guard source >> 28 < 14, source >> 24 != 127, source != 0 else { return drop(&packet, .sourceInvalid) }
+    guard Self.isHost(v4: source) else { return drop(&packet, .sourceInvalid) }
     if packet.link == .group || destination >> 28 == 14 || destination == .max { return drop(&packet, .multicast) }
+    guard Self.isHost(v4: destination) else { return drop(&packet, .destinationInvalid) }
     packet.isV4 = true
     packet.ipLength = length
     packet.transport = header
@@ -58,10 +59,22 @@ extension PacketPath {
     {
       return answerNeighborSolicitation(&packet, source: source, destination: destination)
     }
-    guard !source.isMulticast, source.high != 0 || source.low > 1 else { return drop(&packet, .sourceInvalid) }
+    guard Self.isHost(v6: source) else { return drop(&packet, .sourceInvalid) }
     if packet.link == .group || destination.isMulticast { return drop(&packet, .multicast) }
+    guard Self.isHost(v6: destination) else { return drop(&packet, .destinationInvalid) }
     guard mergeECN(&packet) else { return }
     finishParsing(&packet, source, destination)
+  }
+
+  /// An address that a host can have: not 0.0.0.0/8, loopback, multicast or reserved (RFC 1122 section 3.2.1.3).
+  @inline(__always) private static func isHost(v4 address: UInt32) -> Bool {
+    address >> 28 < 14 && address >> 24 != 127 && address >> 24 != 0
+  }
+
+  /// Not multicast, unspecified, loopback or with an IPv4 address inside (RFC 4291 sections 2.5.2, 2.5.3, 2.5.5, all
+  /// within ::/80): inside the forwarder the latter stand for IPv4.
+  @inline(__always) static func isHost(v6 address: IPAddress) -> Bool {
+    address.high >> 56 != 0xFF && (address.high != 0 || address.low >> 48 != 0)
   }
 
   /// Walks extension headers (RFC 8200 section 4) to the transport header; false when one is cut or there are too many.
@@ -157,7 +170,9 @@ extension PacketPath {
       case VirtioNetHeader.gsoUDP: packet.proto == IPProtocol.udp
       default: false
       }
-    guard fits, packet.needsChecksum, packet.checksumStart == packet.transport, packet.gsoBytes > 0 else { return false }
+    guard fits, packet.needsChecksum, packet.checksumStart == packet.transport, packet.gsoBytes > 0 else {
+      return false
+    }
     packet.segments = max(1, (packet.ipLength - packet.payload + packet.gsoBytes - 1) / packet.gsoBytes)
     return true
   }

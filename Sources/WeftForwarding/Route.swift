@@ -20,12 +20,10 @@ extension PacketPath {
   mutating func routeAddress(_ packet: inout Packet, _ destination: IPAddress) {
     for _ in 0..<4 {
       guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
+      if !packet.isOwn, destination == NeighborDiscovery.routerLinkLocal { return answerEcho(&packet) }
       let number =
         packet.isV4 ? tables.route(vrf: packet.vrf, v4: destination.v4) : tables.route(vrf: packet.vrf, v6: destination)
-      guard number != 0 else {
-        if !packet.isOwn, destination == NeighborDiscovery.routerLinkLocal { return answerEcho(&packet) }
-        return drop(&packet, .noRoute)
-      }
+      guard number != 0 else { return drop(&packet, .noRoute) }
       packet.path = tables.paths[number]
       guard let nexthop = tables.nexthop(packet.path.nexthop) else { return drop(&packet, .nexthopInvalid) }
       if nexthop.entry.kind == .vrfTranslate {
@@ -50,7 +48,9 @@ extension PacketPath {
   private mutating func checkNexthop(_ packet: inout Packet) {
     guard let nexthop = tables.nexthop(packet.path.nexthop) else { return drop(&packet, .nexthopInvalid) }
     switch nexthop.entry.kind {
-    case .encap: break
+    case .encap:
+      // A bridge sends nothing back where it came from (IEEE 802.1Q clause 8.6.1).
+      guard packet.link != .other || nexthop.entry.interface != packet.interface else { return drop(&packet, .hairpin) }
     case .vxlan, .mplsOverUDP:
       guard !packet.fromFabric || packet.isOwn && packet.link == .router else { return drop(&packet, .hairpin) }
       // MPLS carries IP alone.
@@ -61,6 +61,10 @@ extension PacketPath {
       return answerEcho(&packet)
     case .discard: return drop(&packet, .discardNexthop)
     case .vrfTranslate: return drop(&packet, .nexthopInvalid)
+    }
+    // Link-local addresses mean something on one link only (RFC 4291 section 2.5.6).
+    if packet.link != .other, !packet.isV4, packet.key.source.isLinkLocal || packet.key.destination.isLinkLocal {
+      return drop(&packet, .linkLocalRouted)
     }
     packet.isReady = true
   }

@@ -14,8 +14,21 @@ extension PacketPath {
         if flow == FlowTable.none { continue }
       }
       flows.count(
-        flow, bytes: batch[index].ipLength, packets: batch[index].segments, nexthop: batch[index].path.nexthop,
-        now: now)
+        flow, bytes: wireBytes(batch[index], batch), packets: batch[index].segments,
+        nexthop: batch[index].path.nexthop, now: now)
     }
+  }
+
+  /// Bytes of IP packet on a wire: each segment of a super-frame has headers of its own.
+  @inline(__always) private func wireBytes(_ packet: Packet, _ batch: Batch) -> Int {
+    guard packet.segments > 1 else { return packet.ipLength }
+    if packet.next == Packet.none { return packet.ipLength &+ (packet.segments &- 1) &* packet.payload }
+    var bytes = packet.ipLength
+    var next = packet.next
+    while next != Packet.none {
+      bytes &+= batch[Int(next)].ipLength
+      next = batch[Int(next)].next
+    }
+    return bytes
   }
 }

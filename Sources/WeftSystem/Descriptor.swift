@@ -32,4 +32,13 @@ public struct Descriptor: ~Copyable, Sendable {
     var value: UInt64 = 0
     _ = unsafe Glibc.read(raw, &value, 8)
   }
+
+  /// Waits until it is readable; false when that takes longer than `milliseconds` (-1: for ever).
+  public func wait(milliseconds: Int32) -> Bool {
+    var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
+    while true {
+      let ready = unsafe poll(&entry, 1, milliseconds)
+      if ready >= 0 || errno != EINTR { return ready > 0 }
+    }
+  }
 }

@@ -27,6 +27,12 @@ import Glibc
 
   deinit { _ = unsafe munmap(base, count) }
 
+  /// Anonymous memory: every byte is zero again, and takes no room until it is touched.
+  public func clear() {
+    // Locked memory cannot be given back.
+    if unsafe madvise(base, count, MADV_DONTNEED) != 0 { _ = unsafe memset(base, 0, count) }
+  }
+
   /// Asks for huge pages (2 MiB); the kernel may have none, which changes nothing but speed.
   public func preferHugePages() {
     _ = unsafe madvise(base, count, MADV_HUGEPAGE)

@@ -24,6 +24,8 @@ public struct MACAddress: Hashable, Sendable, CustomStringConvertible, LosslessS
   @inlinable public var isMulticast: Bool { bits & 0x0100_0000_0000 != 0 }
   @inlinable public var isBroadcast: Bool { bits == 0xFFFF_FFFF_FFFF }
   @inlinable public var isZero: Bool { bits == 0 }
+  /// Multicast or broadcast: the first octet's lowest bit.
+  @inlinable public var isGroup: Bool { bits >> 40 & 1 != 0 }
 
   public var description: String {
     octets.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")

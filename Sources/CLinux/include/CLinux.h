@@ -4,6 +4,14 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
+// With _GNU_SOURCE fd_set's member has another name than in Swift's own Glibc module, and a file that sees both (as any
+// does that imports Foundation too) is refused. So fd_set comes first, without.
+#include <features.h>
+#ifdef __USE_XOPEN
+#undef __USE_XOPEN
+#include <sys/select.h>
+#define __USE_XOPEN 1
+#endif
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -245,6 +253,35 @@ WEFT_INLINE long weft_receive_fds(int socket, void *_Nonnull data, size_t size, 
     *count = k;
   }
   return n;
+}
+
+/// A classic BPF program (linux/filter.h) for a socket. 0, or -1 with errno.
+WEFT_INLINE int weft_attach_filter(int socket, const struct sock_filter *_Nonnull code, int count) {
+  struct sock_fprog program = {.len = (unsigned short)count, .filter = (struct sock_filter *)code};
+  return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
+/// Loads an eBPF program for traffic control. Its descriptor, or -1 with errno.
+WEFT_INLINE int weft_load_classifier(const struct bpf_insn *_Nonnull code, int count) {
+  static const char license[] = "Apache-2.0";
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.prog_type = BPF_PROG_TYPE_SCHED_CLS;
+  attributes.insn_cnt = (uint32_t)count;
+  attributes.insns = (uint64_t)(uintptr_t)code;
+  attributes.license = (uint64_t)(uintptr_t)license;
+  return (int)weft_bpf(BPF_PROG_LOAD, &attributes, sizeof attributes);
+}
+
+/// Attaches such a program to what comes in by an interface (TCX, kernel 6.6) for as long as the descriptor that this
+/// returns is open; -1 with errno.
+WEFT_INLINE int weft_attach_ingress(int program, unsigned int interface) {
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.link_create.prog_fd = (uint32_t)program;
+  attributes.link_create.target_ifindex = interface;
+  attributes.link_create.attach_type = BPF_TCX_INGRESS;
+  return (int)weft_bpf(BPF_LINK_CREATE, &attributes, sizeof attributes);
 }
 
 WEFT_INLINE int weft_mkdir(const char *_Nonnull path, unsigned int mode) { return mkdir(path, mode); }

@@ -1,0 +1,171 @@
+import CLinux
+import Glibc
+import WeftSystem
+import WeftWire
+
+/// Frames of a kernel interface through an AF_PACKET ring (TPACKET_V2, which shows each frame at once; V3's blocks wait
+/// for a timer). Slots are of the MTU's size: a super-frame does not fit, is marked as copied (PACKET_COPY_THRESH) and
+/// read from the socket, into memory that stays in the cache, instead of a ring of 64 KiB slots that does not.
+@safe public struct PacketReceiver: ~Copyable, Receiver {
+  /// Which frames of the interface to take.
+  public enum Selection: Sendable {
+    /// All: a pod's.
+    case everything
+    /// VXLAN and MPLS-over-UDP: the rest is the host's.
+    case tunnels
+  }
+
+  public let interface: UInt32
+  private let socket: Descriptor
+  private let ring: Mapping
+  private let slots: Int
+  private let slotBytes: Int
+  /// The next slot to look at, and how many before it are lent out.
+  private var position = 0
+  private var lent = 0
+
+  public var descriptor: Int32 { socket.raw }
+
+  /// Opens a socket on a kernel interface. `device` is for messages.
+  public init(
+    interface: UInt32, device: String, kernelIndex: UInt32, mtu: Int, slots: Int, selection: Selection
+  ) throws(SystemError) {
+    let slotBytes = PacketSocket.slotBytes(mtu: mtu)
+    let socket = try PacketSocket.open(device)
+    try PacketSocket.set(socket.raw, PACKET_VERSION, Int32(TPACKET_V2.rawValue), device)
+    // Room before each frame, to put an 802.1Q tag back that the kernel took out.
+    try PacketSocket.set(socket.raw, PACKET_RESERVE, 16, device)
+    try PacketSocket.set(socket.raw, PACKET_COPY_THRESH, 1, device)
+    try PacketSocket.set(socket.raw, weft_PACKET_IGNORE_OUTGOING, 1, device)
+    var bytes: Int32 = 8 << 20
+    if unsafe setsockopt(socket.raw, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, 4) != 0 {
+      _ = unsafe setsockopt(socket.raw, SOL_SOCKET, SO_RCVBUF, &bytes, 4)
+    }
+    if selection == .tunnels {
+      let filter = TunnelFilter.classic
+      guard unsafe weft_attach_filter(socket.raw, filter, Int32(filter.count)) == 0 else {
+        throw SystemError("attach the tunnel filter to", device)
+      }
+    }
+    let ring = try PacketSocket.ring(socket.raw, PACKET_RX_RING, slots: slots, slotBytes: slotBytes, device)
+    var address = PacketSocket.address(kernelIndex, proto: ETH_P_ALL)
+    let bound = unsafe withUnsafePointer(to: &address) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe bind(socket.raw, $0, socklen_t(MemoryLayout<sockaddr_ll>.size))
+      }
+    }
+    guard bound == 0 else { throw SystemError("bind a packet socket to", device) }
+    self.interface = interface
+    self.slots = slots
+    self.slotBytes = slotBytes
+    self.socket = socket
+    self.ring = ring
+  }
+
+  /// True when a receiver that was opened for one MTU does for another too.
+  public static func fits(mtu: Int, openFor old: Int) -> Bool {
+    PacketSocket.slotBytes(mtu: mtu) == PacketSocket.slotBytes(mtu: old)
+  }
+
+  /// Shares the interface's frames with the receivers of other workers, flow by flow (PACKET_FANOUT_HASH). `group` is
+  /// nil for the first one; returns the group for the others.
+  public func share(group: Int32?, device: String) throws(SystemError) -> Int32 {
+    let unique: Int32 = group == nil ? 0x2000 : 0  // PACKET_FANOUT_FLAG_UNIQUEID
+    try PacketSocket.set(socket.raw, PACKET_FANOUT, (group ?? 0) | unique << 16, device)
+    var value: Int32 = 0
+    var size = socklen_t(4)
+    guard unsafe getsockopt(socket.raw, SOL_PACKET, PACKET_FANOUT, &value, &size) == 0 else {
+      throw SystemError("read the fanout group of", device)
+    }
+    return value & 0xFFFF
+  }
+
+  public mutating func receive(_ frames: inout RxFrames, _ large: borrowing LargeFrames) -> Int {
+    var lost = 0
+    while !frames.isFull, lent < slots {
+      let slot = unsafe ring.base + position &* slotBytes
+      let status = unsafe weft_load_acquire_u32(slot)
+      guard status & PacketSocket.inUser != 0 else { break }
+      position = position &+ 1 == slots ? 0 : position &+ 1
+      lent &+= 1
+      if status & PacketSocket.losing != 0 { lost &+= kernelDrops() }
+      if let frame = unsafe read(slot, status, large.place(frames.count), large.bytes) {
+        frames.append(frame)
+      } else {
+        lost &+= 1
+      }
+    }
+    return lost
+  }
+
+  /// The frame of a slot; nil when the kernel had no room for all of it.
+  @inline(__always) private func read(
+    _ slot: UnsafeMutableRawPointer, _ status: UInt32, _ place: UnsafeMutableRawPointer, _ room: Int
+  ) -> RxFrame? {
+    let length = unsafe Int(slot.load(fromByteOffset: 4, as: UInt32.self))
+    let kept = unsafe Int(slot.load(fromByteOffset: 8, as: UInt32.self))
+    var frame: RxFrame
+    if status & PacketSocket.copied != 0 {
+      guard let copy = unsafe readCopy(place, room) else { return nil }
+      frame = copy
+    } else {
+      guard kept == length else { return nil }
+      let at = unsafe Bytes(slot + Int(slot.load(fromByteOffset: 12, as: UInt16.self)))
+      frame = RxFrame(
+        bytes: at, length: length, virtio: VirtioNetHeader(reading: at.advanced(-VirtioNetHeader.bytes)))
+    }
+    if status & PacketSocket.vlanValid != 0 {
+      let tag = unsafe slot.load(fromByteOffset: 24, as: UInt16.self)
+      let hasType = status & PacketSocket.vlanTPIDValid != 0
+      let type = hasType ? unsafe slot.load(fromByteOffset: 26, as: UInt16.self) : Ethernet.vlan
+      putTagBack(&frame, type, tag)
+    }
+    return frame
+  }
+
+  private func readCopy(_ place: UnsafeMutableRawPointer, _ room: Int) -> RxFrame? {
+    var header: (UInt64, UInt64) = (0, 0)
+    return unsafe withUnsafeMutableBytes(of: &header) { header in
+      guard let head = header.baseAddress else { return nil }
+      var pieces = unsafe (
+        iovec(iov_base: head, iov_len: VirtioNetHeader.bytes), iovec(iov_base: place, iov_len: room)
+      )
+      let count = unsafe withUnsafeMutablePointer(to: &pieces) { pieces in
+        unsafe pieces.withMemoryRebound(to: iovec.self, capacity: 2) { vector in
+          unsafe readv(socket.raw, vector, 2)
+        }
+      }
+      guard count > VirtioNetHeader.bytes, count < VirtioNetHeader.bytes + room else { return nil }
+      return unsafe RxFrame(
+        bytes: Bytes(place), length: count - VirtioNetHeader.bytes, virtio: VirtioNetHeader(reading: Bytes(head)))
+    }
+  }
+
+  /// The kernel hands an 802.1Q tag over beside the frame; the packet path wants to see it where it was.
+  private func putTagBack(_ frame: inout RxFrame, _ type: UInt16, _ tag: UInt16) {
+    let start = frame.bytes.advanced(-4)
+    unsafe memmove(start.pointer, frame.bytes.pointer, 12)
+    start.set16(12, type)
+    start.set16(14, tag)
+    frame.bytes = start
+    frame.length += 4
+  }
+
+  /// Packets that found no free slot since the last time this was asked.
+  private func kernelDrops() -> Int {
+    var statistics = tpacket_stats()
+    var size = socklen_t(MemoryLayout<tpacket_stats>.size)
+    guard unsafe getsockopt(socket.raw, SOL_PACKET, PACKET_STATISTICS, &statistics, &size) == 0 else { return 0 }
+    return Int(statistics.tp_drops)
+  }
+
+  public mutating func release() {
+    var slot = position &- lent
+    if slot < 0 { slot &+= slots }
+    while lent > 0 {
+      unsafe weft_store_release_u32(ring.base + slot &* slotBytes, PacketSocket.kernels)
+      slot = slot &+ 1 == slots ? 0 : slot &+ 1
+      lent &-= 1
+    }
+  }
+}

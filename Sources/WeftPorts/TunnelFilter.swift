@@ -1,0 +1,121 @@
+import CLinux
+import WeftWire
+
+/// Programs that tell tunnel packets (VXLAN, MPLS-over-UDP) from the host's own traffic on a fabric interface: a classic
+/// one for the receiving socket, and eBPF ones for the kernel's ingress, which sees a frame after the packet sockets.
+/// Both read Ethernet, IPv4 (any header length, first fragments) or IPv6 (no extension headers), UDP.
+enum TunnelFilter {
+  /// Takes tunnel packets whole and nothing else.
+  static var classic: [sock_filter] {
+    let load16: UInt16 = 0x28  // BPF_LD | BPF_H | BPF_ABS
+    let load8: UInt16 = 0x30  // BPF_LD | BPF_B | BPF_ABS
+    let load16Index: UInt16 = 0x48  // BPF_LD | BPF_H | BPF_IND
+    let loadHeaderLength: UInt16 = 0xB1  // BPF_LDX | BPF_B | BPF_MSH
+    let jumpEqual: UInt16 = 0x15
+    let jumpSet: UInt16 = 0x45
+    let jump: UInt16 = 0x05
+    let end: UInt16 = 0x06
+    func step(_ code: UInt16, _ k: UInt32, _ yes: UInt8 = 0, _ no: UInt8 = 0) -> sock_filter {
+      sock_filter(code: code, jt: yes, jf: no, k: k)
+    }
+    return [
+      step(load16, 12),  // 0: EtherType
+      step(jumpEqual, UInt32(Ethernet.ipv4), 0, 7),  // 1: else to 9
+      step(load8, 23),  // 2: protocol
+      step(jumpEqual, UInt32(IPProtocol.udp), 0, 11),  // 3: else to 15
+      step(load16, 20),  // 4: fragment offset
+      step(jumpSet, UInt32(IPv4.offsetMask), 9, 0),  // 5: a later fragment: to 15
+      step(loadHeaderLength, 14),  // 6
+      step(load16Index, 16),  // 7: destination port
+      step(jump, 4),  // 8: to 13
+      step(jumpEqual, UInt32(Ethernet.ipv6), 0, 5),  // 9: else to 15
+      step(load8, 20),  // 10: next header
+      step(jumpEqual, UInt32(IPProtocol.udp), 0, 3),  // 11: else to 15
+      step(load16, 56),  // 12: destination port
+      step(jumpEqual, UInt32(VXLAN.port), 2, 0),  // 13: to 16
+      step(jumpEqual, UInt32(MPLS.port), 1, 0),  // 14: to 16
+      step(end, 0),  // 15
+      step(end, 0xFFFF_FFFF),  // 16
+    ]
+  }
+
+  /// Drops tunnel packets (TC_ACT_SHOT), lets everything else on (TCX_NEXT): without it the host's kernel would answer
+  /// them with ICMP port unreachable.
+  static var dropTunnels: [bpf_insn] {
+    var program = Assembler()
+    program.move(to: 6, from: 1)
+    program.load16(12)
+    program.jumpUnlessEqual(UInt32(Ethernet.ipv4), to: "v6")
+    program.load8(23)
+    program.jumpUnlessEqual(UInt32(IPProtocol.udp), to: "pass")
+    program.load16(20)
+    program.jumpIfSet(UInt32(IPv4.offsetMask), to: "pass")
+    program.load8(14)
+    program.and(0, 0x0F)
+    program.shiftLeft(0, 2)
+    program.move(to: 7, from: 0)
+    program.load16(indexedBy: 7, 16)
+    program.jump(to: "port")
+    program.label("v6")
+    program.jumpUnlessEqual(UInt32(Ethernet.ipv6), to: "pass")
+    program.load8(20)
+    program.jumpUnlessEqual(UInt32(IPProtocol.udp), to: "pass")
+    program.load16(56)
+    program.label("port")
+    program.jumpIfEqual(UInt32(VXLAN.port), to: "drop")
+    program.jumpIfEqual(UInt32(MPLS.port), to: "drop")
+    program.label("pass")
+    program.end(-1)
+    program.label("drop")
+    program.end(2)
+    return program.assembled()
+  }
+
+  /// Drops everything: a pod's interface is the forwarder's alone.
+  static var dropAll: [bpf_insn] {
+    var program = Assembler()
+    program.end(2)
+    return program.assembled()
+  }
+}
+
+/// The few eBPF instructions that are needed (the kernel's instruction-set.rst), with labels for jumps.
+private struct Assembler {
+  private var code: [(opcode: UInt8, destination: UInt8, source: UInt8, immediate: Int32, target: String?)] = []
+  private var labels: [String: Int] = [:]
+
+  private mutating func step(
+    _ opcode: UInt8, _ destination: UInt8 = 0, _ source: UInt8 = 0, _ immediate: Int32 = 0, _ target: String? = nil
+  ) {
+    code.append((opcode, destination, source, immediate, target))
+  }
+
+  mutating func label(_ name: String) { labels[name] = code.count }
+  mutating func move(to destination: UInt8, from source: UInt8) { step(0xBF, destination, source) }
+  /// Packet bytes in host order into register 0; register 6 holds the context.
+  mutating func load16(_ offset: Int32) { step(0x28, 0, 0, offset) }
+  mutating func load8(_ offset: Int32) { step(0x30, 0, 0, offset) }
+  mutating func load16(indexedBy register: UInt8, _ offset: Int32) { step(0x48, 0, register, offset) }
+  mutating func and(_ register: UInt8, _ value: Int32) { step(0x57, register, 0, value) }
+  mutating func shiftLeft(_ register: UInt8, _ value: Int32) { step(0x67, register, 0, value) }
+  mutating func jumpIfEqual(_ value: UInt32, to target: String) { step(0x15, 0, 0, Int32(value), target) }
+  mutating func jumpUnlessEqual(_ value: UInt32, to target: String) { step(0x55, 0, 0, Int32(value), target) }
+  mutating func jumpIfSet(_ value: UInt32, to target: String) { step(0x45, 0, 0, Int32(value), target) }
+  mutating func jump(to target: String) { step(0x05, 0, 0, 0, target) }
+  mutating func end(_ value: Int32) {
+    step(0xB7, 0, 0, value)
+    step(0x95)
+  }
+
+  func assembled() -> [bpf_insn] {
+    code.enumerated().map { index, step in
+      var instruction = bpf_insn()
+      instruction.code = step.opcode
+      instruction.dst_reg = step.destination
+      instruction.src_reg = step.source
+      instruction.imm = step.immediate
+      if let target = step.target, let place = labels[target] { instruction.off = Int16(place - index - 1) }
+      return instruction
+    }
+  }
+}

@@ -1,0 +1,267 @@
+import CLinux
+import Glibc
+import Logging
+import WeftForwarding
+import WeftNetlink
+import WeftRing
+import WeftSystem
+import WeftTables
+
+/// How a forwarder is started.
+public struct ForwarderSettings: Sendable {
+  /// Where clients ask for their channel.
+  public var socket: String
+  /// A worker on each.
+  public var cores: [Int]
+  public var idle: IdleMode
+  /// adaptive: how long a worker goes on looking before it sleeps.
+  public var spinMicroseconds: UInt64
+  public var limits: TableLimits
+
+  public init(
+    socket: String, cores: [Int], idle: IdleMode = .adaptive, spinMicroseconds: UInt64 = 20,
+    limits: TableLimits = TableLimits()
+  ) {
+    self.socket = socket
+    self.cores = cores
+    self.idle = idle
+    self.spinMicroseconds = spinMicroseconds
+    self.limits = limits
+  }
+
+  /// Cores that this process may run on.
+  public static var allowedCores: [Int] { (0..<4096).filter { weft_core_allowed(Int32($0)) != 0 } }
+}
+
+/// A running forwarder: workers, and the control thread (who calls `run`) that programs the tables for them.
+public final class Forwarder {
+  private let settings: ForwarderSettings
+  private let logger: Logger
+  private let tables: TableMemory
+  private let statistics: StatisticsRegion
+  private let server: RingServer
+  private let workers: [Worker]
+  private let ports: PortManager
+  private let programmer: TableProgrammer
+  private let links: NetlinkMonitor
+  private let signals: Descriptor
+  private var waiting: [Newcomer] = []
+  private var sessions: [Session] = []
+
+  /// Makes tables, workers and the socket. Throws when the kernel will not give what it takes.
+  public init(settings: ForwarderSettings, logger: Logger) throws {
+    self.settings = settings
+    self.logger = logger
+    signals = try Self.takeSignals()
+    let limits = settings.limits
+    tables = try TableMemory(
+      sizes: TableSizes(
+        interfaces: Int(limits.interfaces), vrfs: Int(limits.vrfs), nexthops: Int(limits.nexthops),
+        routes: Int(limits.routes), routeNodes: Int(limits.routeNodes), bridge: Int(limits.bridge)),
+      workers: settings.cores.count)
+    let reasons = DropReason.allCases
+    statistics = try StatisticsRegion(
+      layout: StatisticsLayout(
+        workers: settings.cores.count, interfaces: Int(limits.interfaces), reasons: reasons.count),
+      reasons: reasons.map { ($0.name, $0.explanation) })
+    Self.makeFolder(of: settings.socket)
+    // Fails first where another forwarder answers.
+    server = try RingServer(path: settings.socket, statistics: statistics)
+    let seed = UInt64.random(in: .min ... .max)
+    var workers: [Worker] = []
+    do {
+      for (index, core) in settings.cores.enumerated() {
+        let worker = try Worker(
+          index: index, core: core, settings: settings, tables: tables.reader, epoch: tables.epochs.worker(index),
+          statistics: statistics.worker(index), seed: seed, logger: logger)
+        try worker.start()
+        workers.append(worker)
+      }
+      ports = try PortManager(workers: workers, logger: logger)
+      links = try NetlinkMonitor([.links])
+    } catch {
+      for worker in workers { worker.stop() }
+      throw error
+    }
+    self.workers = workers
+    programmer = TableProgrammer(memory: tables, limits: limits, ports: ports)
+    logger.info(
+      "forwarding",
+      metadata: [
+        "socket": "\(settings.socket)", "cores": "\(settings.cores)", "idle": "\(settings.idle.rawValue)",
+        "numa-nodes": "\(Set(workers.map(\.node)).sorted())",
+      ])
+  }
+
+  /// The folder of the socket, where only that is missing: /run is empty after a boot.
+  private static func makeFolder(of path: String) {
+    guard let slash = path.lastIndex(of: "/"), slash != path.startIndex else { return }
+    _ = mkdir(String(path[..<slash]), 0o755)
+  }
+
+  /// SIGTERM and SIGINT come as something to read, in this thread and those that it makes.
+  private static func takeSignals() throws(SystemError) -> Descriptor {
+    signal(SIGPIPE, SIG_IGN)
+    var set = sigset_t()
+    sigemptyset(&set)
+    sigaddset(&set, SIGTERM)
+    sigaddset(&set, SIGINT)
+    sigaddset(&set, SIGHUP)
+    pthread_sigmask(SIG_BLOCK, &set, nil)
+    return try Descriptor(
+      signalfd(-1, &set, Int32(SFD_CLOEXEC) | Int32(SFD_NONBLOCK)), "make", "signalfd")
+  }
+
+  /// Serves until SIGTERM or SIGINT.
+  public func run() {
+    weft_name_thread("control")
+    var stopping = false
+    while !stopping {
+      var entries = [
+        pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0),
+        pollfd(fd: server.descriptor, events: Int16(POLLIN), revents: 0),
+        pollfd(fd: links.descriptor, events: Int16(POLLIN), revents: 0),
+      ]
+      let fixed = entries.count
+      for client in waiting { entries.append(pollfd(fd: client.raw, events: Int16(POLLIN), revents: 0)) }
+      let clients = entries.count
+      for session in sessions {
+        entries.append(pollfd(fd: session.channel.socketDescriptor, events: Int16(POLLIN), revents: 0))
+        entries.append(pollfd(fd: session.channel.commandDescriptor, events: Int16(POLLIN), revents: 0))
+      }
+      _ = poll(&entries, nfds_t(entries.count), patience)
+      let now = weft_monotonic_ns()
+      statistics.beat(now: now)
+      if entries[0].revents != 0 { stopping = true }
+      if entries[2].revents != 0 { followLinks() }
+      for (index, session) in sessions.enumerated() {
+        // A client's only word on its socket is that it goes.
+        if entries[clients + 2 * index].revents != 0 { session.isOver = true }
+        if !session.isOver {
+          session.channel.beat(now: now)
+          serve(session)
+        }
+      }
+      drop { $0.isOver }
+      admit(entries, from: fixed)
+      if entries[1].revents != 0 { while let client = server.accept() { waiting.append(Newcomer(client)) } }
+      // Who connects and says nothing does not hold a place for ever.
+      if waiting.count > Self.maximumNewcomers { waiting.removeFirst(waiting.count - Self.maximumNewcomers) }
+      tables.epochs.reclaim()
+      if ports.takesUDPSegmentation, workers.contains(where: { $0.refusedUDPSegmentation.load(ordering: .relaxed) }) {
+        logger.warning("the kernel takes no UDP super-frames: packets to the fabric go one by one")
+        for (id, capabilities) in ports.withoutUDPSegmentation() { programmer.refresh(interface: id, capabilities) }
+      }
+    }
+    logger.info("stopping")
+    for worker in workers { worker.stop() }
+    sessions.removeAll()
+    ports.closeAll()
+  }
+
+  private static let maximumNewcomers = 64
+
+  /// How long to wait for something to do, ms.
+  private var patience: Int32 {
+    if sessions.contains(where: \.hasMore) { return 0 }
+    if sessions.contains(where: { $0.barrier != nil }) { return 1 }
+    return tables.epochs.pending > 0 ? 10 : 100
+  }
+
+  // MARK: clients
+
+  private func admit(_ entries: [pollfd], from first: Int) {
+    var kept: [Newcomer] = []
+    for (index, client) in waiting.enumerated() {
+      guard entries[first + index].revents != 0 else {
+        kept.append(client)
+        continue
+      }
+      let agentPresent = sessions.contains { $0.channel.role == .agent }
+      guard let socket = client.take(), let channel = server.admit(socket, agentPresent: agentPresent) else { continue }
+      if channel.role == .agent { logger.info("agent connected", metadata: ["pid": "\(channel.clientPID)"]) }
+      sessions.append(Session(channel))
+    }
+    waiting = kept
+  }
+
+  private func drop(where isOver: (Session) -> Bool) {
+    for session in sessions where isOver(session) {
+      if session.channel.role == .agent { logger.info("agent left", metadata: ["pid": "\(session.channel.clientPID)"]) }
+    }
+    sessions.removeAll(where: isOver)
+  }
+
+  private func serve(_ session: Session) {
+    do {
+      try session.serve(programmer, self)
+    } catch {
+      logger.error(
+        "client \(session.channel.clientPID) has damaged its ring: disconnected",
+        metadata: ["role": "\(session.channel.role)"])
+      session.isOver = true
+    }
+  }
+
+  private func followLinks() {
+    guard let changes = try? links.nextChanges(timeoutMilliseconds: 0) else { return }
+    for change in changes {
+      let changed: (id: UInt32, isUp: Bool)?
+      switch change {
+      case .link(let link):
+        changed = ports.linkChanged(kernelIndex: link.index, isUp: link.isRunning).map { ($0, link.isRunning) }
+      case .linkRemoved(let link): changed = ports.linkChanged(kernelIndex: link.index, isUp: false).map { ($0, false) }
+      default: changed = nil
+      }
+      guard let changed else { continue }
+      logger.info("interface \(changed.id) is \(changed.isUp ? "up" : "down")")
+      for session in sessions where session.channel.role == .agent {
+        do { try session.channel.emit(.interfaceState(id: changed.id, isUp: changed.isUp)) } catch {
+          session.isOver = true
+        }
+      }
+    }
+  }
+
+  // MARK: what sessions ask for
+
+  /// Flows of all workers, one worker after the other: the cursor's upper half is the worker.
+  func flows(cursor: UInt64, limit: Int) -> (records: [FlowRecord], next: UInt64) {
+    var worker = Int(cursor >> 32)
+    var position = Int(cursor & 0xFFFF_FFFF)
+    var records: [FlowRecord] = []
+    while worker < workers.count, records.count < limit {
+      let answer = FlowAnswer()
+      guard let acknowledgement = try? Acknowledgement(workers: 1) else { return (records, 0) }
+      workers[worker].post([
+        .readFlows(cursor: position, limit: limit - records.count, answer), .acknowledge(acknowledgement),
+      ])
+      guard acknowledgement.wait(milliseconds: 5000) else { return (records, 0) }
+      let (found, next) = answer.records.withLock { $0 }
+      records += found
+      position = next
+      if next == 0 { worker += 1 }
+    }
+    return (records, worker < workers.count ? UInt64(worker) << 32 | UInt64(position) : 0)
+  }
+
+  /// Workers have read their mail, and a mark that they all pass once they have seen the tables as they are now.
+  func mark() -> UInt64 {
+    ports.settle([])
+    return tables.epochs.mark()
+  }
+  func hasPassed(_ mark: UInt64) -> Bool { tables.epochs.hasPassed(mark) }
+}
+
+/// A client that has not said yet what it wants.
+private final class Newcomer {
+  let raw: Int32
+  private var descriptor: Descriptor?
+
+  init(_ descriptor: consuming Descriptor) {
+    raw = descriptor.raw
+    self.descriptor = consume descriptor
+  }
+
+  func take() -> Descriptor? { descriptor.take() }
+}

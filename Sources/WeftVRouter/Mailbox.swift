@@ -1,0 +1,84 @@
+import Synchronization
+import WeftPorts
+import WeftRing
+import WeftSystem
+
+/// How a worker sends out of an interface.
+enum Output: Sendable {
+  case packet(kernelIndex: UInt32)
+  case tap(descriptor: Int32)
+}
+
+/// An open source of frames, made by the control thread, used by one worker, freed by the control thread after the
+/// worker has let go of it.
+final class Queue<Source: Receiver & ~Copyable>: @unchecked Sendable {
+  let source: UnsafeMutablePointer<Source>
+
+  init(_ source: consuming Source) {
+    self.source = .allocate(capacity: 1)
+    self.source.initialize(to: source)
+  }
+
+  deinit {
+    source.deinitialize(count: 1)
+    source.deallocate()
+  }
+}
+
+/// What the control thread asks of a worker, which looks between two batches.
+enum Mail: Sendable {
+  /// Sends to an interface go this way from now on.
+  case output(interface: UInt32, Output)
+  case receivePackets(Queue<PacketReceiver>)
+  case receiveTap(Queue<TapPort>)
+  /// No frames from or to an interface any more.
+  case detach(interface: UInt32)
+  case readFlows(cursor: Int, limit: Int, FlowAnswer)
+  case acknowledge(Acknowledgement)
+}
+
+/// Flows that a worker has read out of its table.
+final class FlowAnswer: Sendable {
+  let records = Mutex<(records: [FlowRecord], next: Int)>(([], 0))
+}
+
+/// Tells the control thread that workers have got so far in their mail.
+final class Acknowledgement: Sendable {
+  private let left: Atomic<Int>
+  private let event: Descriptor
+
+  init(workers: Int) throws(SystemError) {
+    left = Atomic(workers)
+    event = try .event()
+  }
+
+  func give() {
+    if left.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0 { event.signal() }
+  }
+
+  /// Waits for all; false when that takes longer than `milliseconds`.
+  func wait(milliseconds: Int32) -> Bool { event.wait(milliseconds: milliseconds) }
+}
+
+/// Mail for one worker.
+final class Mailbox: Sendable {
+  private let letters = Mutex<[Mail]>([])
+  private let waiting = Atomic<Bool>(false)
+
+  /// Cheap: a load.
+  @inline(__always) var hasMail: Bool { waiting.load(ordering: .relaxed) }
+
+  func put(_ mail: [Mail]) {
+    letters.withLock { $0 += mail }
+    waiting.store(true, ordering: .releasing)
+  }
+
+  func take() -> [Mail] {
+    waiting.store(false, ordering: .sequentiallyConsistent)
+    return letters.withLock {
+      let taken = $0
+      $0 = []
+      return taken
+    }
+  }
+}

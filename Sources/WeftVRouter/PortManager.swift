@@ -1,0 +1,296 @@
+import CLinux
+import CNuma
+import Glibc
+import Logging
+import Synchronization
+import WeftNetlink
+import WeftPorts
+import WeftRing
+import WeftSystem
+
+/// Opens the devices of interfaces and shares them out to the workers. A fabric interface has a queue for each worker,
+/// between which the kernel divides flows; any other has one, which one worker owns. Used by the control thread.
+final class PortManager: PortProvider {
+  private struct Port {
+    var configuration: InterfaceConfiguration
+    var kernelIndex: UInt32
+    var capabilities: PortCapabilities
+    var packetQueues: [(worker: Int, queue: Queue<PacketReceiver>)] = []
+    var tapQueue: (worker: Int, queue: Queue<TapPort>)?
+    var guardian: Guardian?
+    var isStarted = false
+    var isUp: Bool
+  }
+
+  private let workers: [Worker]
+  private let logger: Logger
+  private let closer: Closer
+  private var ports: [UInt32: Port] = [:]
+  private var byKernelIndex: [UInt32: UInt32] = [:]
+  /// Queues of each worker, to give the next one to whom has fewest.
+  private var load: [Int]
+  private(set) var takesUDPSegmentation: Bool
+
+  private static let fabricSlots = 4096
+  private static let virtualSlots = 512
+
+  init(workers: [Worker], logger: Logger) throws(SystemError) {
+    self.workers = workers
+    self.logger = logger
+    closer = try Closer()
+    load = Array(repeating: 0, count: workers.count)
+    takesUDPSegmentation = kernelRelease() >= (6, 2)
+  }
+
+  // MARK: PortProvider
+
+  func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
+    if let old = ports[interface.id] {
+      let isSame =
+        !isStale(interface) && PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
+      if isSame {
+        ports[interface.id]?.configuration = interface
+        return old.capabilities
+      }
+      let new = try make(interface)
+      close(interface.id)
+      keep(new)
+      return new.capabilities
+    }
+    let new = try make(interface)
+    keep(new)
+    return new.capabilities
+  }
+
+  private func keep(_ port: Port) {
+    ports[port.configuration.id] = port
+    byKernelIndex[port.kernelIndex] = port.configuration.id
+    for (worker, _) in port.packetQueues { load[worker] += 1 }
+    if let tap = port.tapQueue { load[tap.worker] += 1 }
+  }
+
+  private func make(_ interface: InterfaceConfiguration) throws(Refusal) -> Port {
+    do throws(SystemError) {
+      switch interface.port {
+      case .packet: return try makePacket(interface)
+      case .tap: return try makeTap(interface)
+      case .pcap: break
+      }
+    } catch {
+      throw Refusal(.device, "\(error)")
+    }
+    throw Refusal(.device, "interface \(interface.id): pcap ports are for replay; a running forwarder has none")
+  }
+
+  private func makePacket(_ interface: InterfaceConfiguration) throws(SystemError) -> Port {
+    let kernelIndex = KernelInterface.index(interface.device)
+    guard kernelIndex != 0 else {
+      throw SystemError("open", "\(interface.device) in the forwarder's network namespace", code: ENODEV)
+    }
+    let isFabric = interface.role == .fabric
+    var port = Port(
+      configuration: interface, kernelIndex: kernelIndex,
+      capabilities: PortCapabilities(takesVirtio: true, takesUDPSegmentation: takesUDPSegmentation),
+      isUp: linkIsUp(interface.device))
+    var group: Int32?
+    for worker in isFabric ? Array(workers.indices) : [leastLoaded()] {
+      let receiver = try onNode(workers[worker].node) { () throws(SystemError) in
+        try PacketReceiver(
+          interface: interface.id, device: interface.device, kernelIndex: kernelIndex, mtu: Int(interface.mtu),
+          slots: isFabric ? Self.fabricSlots : Self.virtualSlots, selection: isFabric ? .tunnels : .everything)
+      }
+      if isFabric, workers.count > 1 {
+        group = try receiver.source.pointee.share(group: group, device: interface.device)
+      }
+      port.packetQueues.append((worker, receiver))
+    }
+    if isFabric {
+      port.guardian = Guardian(try KernelGuard.fabric(device: interface.device, kernelIndex: kernelIndex))
+    } else {
+      port.guardian = Guardian(KernelGuard.virtual(kernelIndex: kernelIndex))
+    }
+    logger.info(
+      "interface \(interface.id) is \(interface.device)",
+      metadata: [
+        "role": "\(interface.role.name)", "workers": "\(port.packetQueues.map(\.worker))",
+        "kernel-guard": "\(port.guardian?.method ?? .nothing)",
+      ])
+    return port
+  }
+
+  private func makeTap(_ interface: InterfaceConfiguration) throws(SystemError) -> Port {
+    let tap = try TapPort(interface: interface.id, device: interface.device)
+    let capabilities = PortCapabilities(takesVirtio: true, takesUDPSegmentation: tap.takesUDPSegmentation)
+    var port = Port(
+      configuration: interface, kernelIndex: KernelInterface.index(interface.device), capabilities: capabilities,
+      isUp: linkIsUp(interface.device))
+    port.tapQueue = (leastLoaded(), Queue(tap))
+    return port
+  }
+
+  private func leastLoaded() -> Int { load.indices.min { load[$0] < load[$1] } ?? 0 }
+
+  /// The kernel takes a ring's memory from the node that its maker prefers.
+  private func onNode(
+    _ node: Int, _ body: () throws(SystemError) -> PacketReceiver
+  ) throws(SystemError) -> Queue<PacketReceiver> {
+    guard numa_available() >= 0 else { return Queue(try body()) }
+    numa_set_preferred(Int32(node))
+    defer { numa_set_localalloc() }
+    return Queue(try body())
+  }
+
+  func start(_ id: UInt32) {
+    guard let port = ports[id], !port.isStarted else { return }
+    ports[id]?.isStarted = true
+    let output: Output
+    if let tap = port.tapQueue {
+      output = .tap(descriptor: tap.queue.source.pointee.descriptor)
+    } else {
+      output = .packet(kernelIndex: port.kernelIndex)
+    }
+    for (index, worker) in workers.enumerated() {
+      var mail: [Mail] = [.output(interface: id, output)]
+      mail += port.packetQueues.filter { $0.worker == index }.map { .receivePackets($0.queue) }
+      if let tap = port.tapQueue, tap.worker == index { mail.append(.receiveTap(tap.queue)) }
+      worker.post(mail)
+    }
+  }
+
+  func close(_ id: UInt32) {
+    guard let port = ports.removeValue(forKey: id) else { return }
+    if byKernelIndex[port.kernelIndex] == id { byKernelIndex[port.kernelIndex] = nil }
+    for (worker, _) in port.packetQueues { load[worker] -= 1 }
+    if let tap = port.tapQueue { load[tap.worker] -= 1 }
+    if port.isStarted {
+      settle([.detach(interface: id)])
+    }
+    // The kernel takes its time over a packet socket's end: not here.
+    closer.close((port.packetQueues, port.tapQueue, port.guardian))
+  }
+
+  func state(_ id: UInt32) -> InterfaceState {
+    guard let port = ports[id] else { return InterfaceState(isUp: false, kernelIndex: 0) }
+    return InterfaceState(isUp: port.isUp, kernelIndex: port.kernelIndex)
+  }
+
+  func isStale(_ interface: InterfaceConfiguration) -> Bool {
+    guard let port = ports[interface.id] else { return true }
+    return KernelInterface.index(interface.device) != port.kernelIndex
+  }
+
+  // MARK: for the control thread
+
+  /// Puts mail to all workers and waits until all have read it.
+  func settle(_ mail: [Mail]) {
+    guard let acknowledgement = try? Acknowledgement(workers: workers.count) else { return }
+    for worker in workers { worker.post(mail + [.acknowledge(acknowledgement)]) }
+    if !acknowledgement.wait(milliseconds: 5000) { logger.error("a worker has not read its mail for 5 s") }
+  }
+
+  /// An interface's link has changed; its number where that is news.
+  func linkChanged(kernelIndex: UInt32, isUp: Bool) -> UInt32? {
+    guard let id = byKernelIndex[kernelIndex], ports[id]?.isUp != isUp else { return nil }
+    ports[id]?.isUp = isUp
+    return id
+  }
+
+  /// The kernel takes no UDP super-frames after all: interfaces whose abilities changed by that.
+  func withoutUDPSegmentation() -> [(id: UInt32, capabilities: PortCapabilities)] {
+    takesUDPSegmentation = false
+    var changed: [(UInt32, PortCapabilities)] = []
+    for (id, port) in ports where port.capabilities.takesUDPSegmentation && port.configuration.port == .packet {
+      ports[id]?.capabilities.takesUDPSegmentation = false
+      changed.append((id, PortCapabilities(takesVirtio: true, takesUDPSegmentation: false)))
+    }
+    return changed
+  }
+
+  /// Everything is closed when this returns. The workers have stopped.
+  func closeAll() {
+    for id in ports.keys { ports[id]?.isStarted = false }
+    for id in Array(ports.keys) { close(id) }
+    closer.finish()
+  }
+}
+
+/// A guard in a collection.
+private final class Guardian: Sendable {
+  private let kernelGuard: KernelGuard
+  var method: KernelGuard.Method { kernelGuard.method }
+  init(_ kernelGuard: consuming KernelGuard) { self.kernelGuard = kernelGuard }
+}
+
+/// Lets go of things on a thread of its own, because closing a packet socket takes milliseconds.
+private final class Closer: Sendable {
+  private let things = Mutex<[Box]>([])
+  private let event: Descriptor
+  private let stopping = Atomic<Bool>(false)
+  private let done: Acknowledgement
+
+  private final class Box: @unchecked Sendable {
+    let thing: Any
+    init(_ thing: Any) { self.thing = thing }
+  }
+
+  init() throws(SystemError) {
+    event = try .event()
+    done = try Acknowledgement(workers: 1)
+    var thread = pthread_t()
+    let argument = Unmanaged.passRetained(self)
+    let status = pthread_create(
+      &thread, nil,
+      { @Sendable argument in
+        guard let argument else { return nil }
+        Unmanaged<Closer>.fromOpaque(argument).takeRetainedValue().run()
+        return nil
+      }, argument.toOpaque())
+    guard status == 0 else { throw SystemError("start", "a thread", code: status) }
+    pthread_detach(thread)
+  }
+
+  func close(_ thing: sending Any) {
+    let box = Box(thing)
+    things.withLock { $0.append(box) }
+    event.signal()
+  }
+
+  /// Waits until all is closed.
+  func finish() {
+    stopping.store(true, ordering: .releasing)
+    event.signal()
+    _ = done.wait(milliseconds: 30_000)
+  }
+
+  private func run() {
+    weft_name_thread("closer")
+    while true {
+      _ = event.wait(milliseconds: -1)
+      event.drain()
+      let isLast = stopping.load(ordering: .acquiring)
+      do {
+        let taken = things.withLock {
+          let taken = $0
+          $0 = []
+          return taken
+        }
+        _ = consume taken
+      }
+      if isLast { break }
+    }
+    done.give()
+  }
+}
+
+private func linkIsUp(_ device: String) -> Bool {
+  guard let netlink = try? Netlink() else { return false }
+  return (try? netlink.link(named: device))??.isRunning ?? false
+}
+
+private func kernelRelease() -> (Int, Int) {
+  var name = utsname()
+  guard uname(&name) == 0 else { return (0, 0) }
+  let text = withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+  let parts = text.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
+  return parts.count == 2 ? (parts[0], parts[1]) : (0, 0)
+}

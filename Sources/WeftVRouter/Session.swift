@@ -1,0 +1,79 @@
+import WeftRing
+
+/// One client's commands, taken in order. An agent's are applied, an observer may only read.
+final class Session {
+  let channel: ServerChannel
+  var isOver = false
+  /// A barrier that waits until all workers have passed its mark.
+  private(set) var barrier: (sequence: UInt64, mark: UInt64)?
+  /// Commands may still wait though nobody will say so.
+  private(set) var hasMore = false
+
+  /// Commands in one go, so that one client does not keep the others waiting.
+  private static let share = 512
+
+  init(_ channel: ServerChannel) { self.channel = channel }
+
+  func serve(_ programmer: TableProgrammer, _ forwarder: Forwarder) throws(RingCorrupt) {
+    channel.acknowledgeWakeup()
+    hasMore = false
+    if let barrier {
+      guard forwarder.hasPassed(barrier.mark) else { return }
+      try channel.complete(.done(sequence: barrier.sequence, cursor: 0))
+      self.barrier = nil
+      channel.wakeClient()
+    }
+    var taken = 0
+    // One completion for the command, and one kept for a barrier's.
+    while taken < Self.share, try channel.canComplete(2) {
+      guard let (sequence, command) = try channel.next() else { break }
+      taken += 1
+      switch command {
+      case .failure(let refusal): try channel.complete(.refused(sequence: sequence, refusal))
+      case .success(.barrier):
+        barrier = (sequence, forwarder.mark())
+        hasMore = true
+        channel.wakeClient()
+        return
+      case .success(.dump(let table, let cursor, let limit)):
+        try dump(table, cursor, Int(limit), sequence, programmer, forwarder)
+      case .success(let command):
+        try channel.complete(apply(command, sequence, programmer))
+      }
+    }
+    if taken > 0 { channel.wakeClient() }
+    // Without room for completions the client has to read first; it signals when it has.
+    let hasRoom = try channel.canComplete(2)
+    hasMore = try channel.hasCommands() ? hasRoom : false
+  }
+
+  private func apply(_ command: Command, _ sequence: UInt64, _ programmer: TableProgrammer) -> Completion {
+    guard channel.role == .agent else {
+      return .refused(sequence: sequence, Refusal(.readOnly, "this channel may only read; only an agent's may change"))
+    }
+    do throws(Refusal) {
+      try programmer.apply(command)
+      return .done(sequence: sequence, cursor: 0)
+    } catch {
+      return .refused(sequence: sequence, error)
+    }
+  }
+
+  private func dump(
+    _ table: TableName, _ cursor: UInt64, _ limit: Int, _ sequence: UInt64, _ programmer: TableProgrammer,
+    _ forwarder: Forwarder
+  ) throws(RingCorrupt) {
+    let room = max(1, min(limit, try channel.freeCompletions() - 2))
+    var entries: [TableEntry] = []
+    let next: UInt64
+    if table == .flows {
+      let (records, following) = forwarder.flows(cursor: cursor, limit: room)
+      entries = records.map(TableEntry.flow)
+      next = following
+    } else {
+      next = programmer.dump(table, cursor: cursor, limit: room) { entries.append($0) }
+    }
+    for entry in entries { try channel.complete(.entry(sequence: sequence, entry)) }
+    try channel.complete(.done(sequence: sequence, cursor: next))
+  }
+}

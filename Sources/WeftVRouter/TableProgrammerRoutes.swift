@@ -1,0 +1,150 @@
+import WeftRing
+import WeftTables
+import WeftWire
+
+// Labels, VNIs, routes and bridge entries: what packets are looked up by.
+
+extension TableProgrammer {
+  // MARK: labels and VNIs
+
+  func set(_ new: LabelConfiguration) throws(Refusal) {
+    try checkMPLSLabel(new.label)
+    try checkEnd(try requireNexthop(new.nexthop), "label \(new.label)")
+    nexthops.use(new.nexthop, 1)
+    if let old = labels[new.label]?.value { nexthops.use(old.nexthop, -1) }
+    labels.set(new.label, new, generation: generation)
+    memory.labels.set(Int(new.label), new.nexthop + 1)
+  }
+
+  func remove(label: UInt32) throws(Refusal) {
+    guard let old = labels[label]?.value else { throw Refusal(.notFound, "label \(label) is not there") }
+    memory.labels.set(Int(label), 0)
+    nexthops.use(old.nexthop, -1)
+    labels.remove(label)
+  }
+
+  func set(_ new: VNIConfiguration) throws(Refusal) {
+    guard new.vni <= 0xFF_FFFF else { throw Refusal(.outOfRange, "VNI \(new.vni) has more than 24 bits") }
+    try checkEnd(try requireNexthop(new.nexthop), "VNI \(new.vni)")
+    nexthops.use(new.nexthop, 1)
+    if let old = vnis[new.vni]?.value { nexthops.use(old.nexthop, -1) }
+    vnis.set(new.vni, new, generation: generation)
+    memory.vnis.set(Int(new.vni), new.nexthop + 1)
+  }
+
+  func remove(vni: UInt32) throws(Refusal) {
+    guard let old = vnis[vni]?.value else { throw Refusal(.notFound, "VNI \(vni) is not there") }
+    memory.vnis.set(Int(vni), 0)
+    nexthops.use(old.nexthop, -1)
+    vnis.remove(vni)
+  }
+
+  /// Where a tunnel may end.
+  private func checkEnd(_ nexthop: NexthopConfiguration, _ what: String) throws(Refusal) {
+    switch nexthop.action {
+    case .vrfTranslate, .encap, .discard: return
+    case .receive, .tunnel:
+      throw Refusal(.conflict, "\(what) cannot end at nexthop \(nexthop.id): only at a VRF, an interface or a discard")
+    }
+  }
+
+  // MARK: routes
+
+  func set(_ new: RouteConfiguration) throws(Refusal) {
+    try requireVRF(new.vrf)
+    try checkLabel(new.label, try requireNexthop(new.nexthop))
+    let key = RouteKey(vrf: new.vrf, prefix: new.prefix)
+    let old = routes[key]?.value
+    if old?.configuration == new {
+      routes.renew(key, generation: generation)
+      return
+    }
+    if old == nil {
+      guard routes.count < Int(limits.routes) else {
+        throw Refusal(.tableFull, "all \(limits.routes) routes are in use; start the forwarder with more")
+      }
+      let needed = PrefixTrees.nodesNeeded(length: new.prefix.length)
+      if memory.routes.nodesFree < needed { memory.epochs.reclaim() }
+      guard memory.routes.nodesFree >= needed else {
+        throw Refusal(.tableFull, "all \(limits.routeNodes) route nodes are in use; start the forwarder with more")
+      }
+    }
+    let path = try acquirePath(new.nexthop, new.label)
+    memory.routes.set(root: root(key), new.prefix, path: path, isNew: old == nil)
+    nexthops.use(new.nexthop, 1)
+    if let old {
+      memory.paths.release(old.path)
+      nexthops.use(old.configuration.nexthop, -1)
+    } else {
+      vrfs.use(new.vrf, 1)
+    }
+    routes.set(key, Route(configuration: new, path: path), generation: generation)
+  }
+
+  func remove(_ key: RouteKey) throws(Refusal) {
+    guard let old = routes[key]?.value else {
+      throw Refusal(.notFound, "VRF \(key.vrf) has no route to \(key.prefix)")
+    }
+    routes.remove(key)
+    memory.routes.remove(root: root(key), key.prefix) { prefix in
+      routes[RouteKey(vrf: key.vrf, prefix: prefix)]?.value.path
+    }
+    memory.paths.release(old.path)
+    nexthops.use(old.configuration.nexthop, -1)
+    vrfs.use(key.vrf, -1)
+  }
+
+  private func root(_ key: RouteKey) -> UInt32 {
+    guard let vrf = vrfs[key.vrf]?.value else { return 0 }
+    return key.prefix.isV4 ? vrf.root4 : vrf.root6
+  }
+
+  // MARK: bridge
+
+  func set(_ new: BridgeConfiguration) throws(Refusal) {
+    try requireVRF(new.vrf)
+    guard new.vrf < BridgeTable.maximumVRFs else {
+      throw Refusal(.outOfRange, "VRF \(new.vrf) is too high for the bridge table (below \(BridgeTable.maximumVRFs))")
+    }
+    guard !new.mac.isZero, !new.mac.isGroup, new.mac != .virtualRouter else {
+      throw Refusal(.outOfRange, "MAC address \(new.mac) cannot stand in the bridge table")
+    }
+    let nexthop = try requireNexthop(new.nexthop)
+    switch nexthop.action {
+    case .encap, .tunnel, .discard: break
+    case .receive, .vrfTranslate:
+      throw Refusal(.conflict, "a bridge entry cannot lead to nexthop \(new.nexthop): only to an interface or a tunnel")
+    }
+    try checkLabel(new.label, nexthop)
+    let key = BridgeKey(vrf: new.vrf, mac: new.mac)
+    let old = bridge[key]?.value
+    if old?.configuration == new {
+      bridge.renew(key, generation: generation)
+      return
+    }
+    let path = try acquirePath(new.nexthop, new.label)
+    guard memory.bridge.set(vrf: new.vrf, mac: new.mac, path: path) else {
+      memory.paths.release(path)
+      throw Refusal(.tableFull, "all \(limits.bridge) bridge entries are in use; start the forwarder with more")
+    }
+    nexthops.use(new.nexthop, 1)
+    if let old {
+      memory.paths.release(old.path)
+      nexthops.use(old.configuration.nexthop, -1)
+    } else {
+      vrfs.use(new.vrf, 1)
+    }
+    bridge.set(key, Bridge(configuration: new, path: path), generation: generation)
+  }
+
+  func remove(_ key: BridgeKey) throws(Refusal) {
+    guard let old = bridge[key]?.value else {
+      throw Refusal(.notFound, "VRF \(key.vrf) has no bridge entry for \(key.mac)")
+    }
+    memory.bridge.remove(vrf: key.vrf, mac: key.mac)
+    memory.paths.release(old.path)
+    nexthops.use(old.configuration.nexthop, -1)
+    vrfs.use(key.vrf, -1)
+    bridge.remove(key)
+  }
+}

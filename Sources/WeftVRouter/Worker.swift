@@ -1,0 +1,230 @@
+import CLinux
+import CNuma
+import Glibc
+import Logging
+import Synchronization
+import WeftForwarding
+import WeftPorts
+import WeftRing
+import WeftSystem
+import WeftTables
+import WeftWire
+
+/// What a worker does when nothing comes in.
+public enum IdleMode: String, CaseIterable, Sendable {
+  /// Goes on looking: the lowest latency, for a core that has nothing else to do.
+  case poll
+  /// Looks for a while, then sleeps until the kernel has something: a node at rest burns no core.
+  case adaptive
+}
+
+/// A thread that forwards: pinned to a core, its memory on that core's NUMA node. It takes batches from its queues one
+/// after the other, lets each through the packet path and sends what comes out of it.
+final class Worker: @unchecked Sendable {
+  let index: Int
+  let core: Int
+  /// The core's NUMA node; 0 where there is but one.
+  let node: Int
+  let mailbox = Mailbox()
+  /// The kernel refused a UDP super-frame for what it is.
+  let refusedUDPSegmentation = Atomic<Bool>(false)
+  private let idle: IdleMode
+  private let spin: UInt64
+  private let tables: Tables
+  private let epoch: WorkerEpoch
+  private let statistics: WorkerStatistics
+  private let limits: TableLimits
+  private let seed: UInt64
+  private let logger: Logger
+  private let stopping = Atomic<Bool>(false)
+  private let wake: Descriptor
+  private let poller: Descriptor
+  private let started: Acknowledgement
+  private let failure = Mutex<SystemError?>(nil)
+  private var thread = pthread_t()
+
+  init(
+    index: Int, core: Int, settings: ForwarderSettings, tables: Tables, epoch: WorkerEpoch,
+    statistics: WorkerStatistics, seed: UInt64, logger: Logger
+  ) throws(SystemError) {
+    self.index = index
+    self.core = core
+    node = numa_available() < 0 ? 0 : max(0, Int(numa_node_of_cpu(Int32(core))))
+    idle = settings.idle
+    spin = settings.spinMicroseconds * 1000
+    limits = settings.limits
+    self.tables = tables
+    self.epoch = epoch
+    self.statistics = statistics
+    self.seed = seed
+    self.logger = logger
+    wake = try .event()
+    poller = try Descriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), "make", "epoll descriptor")
+    started = try Acknowledgement(workers: 1)
+    try watch(wake.raw, Self.wakeToken)
+  }
+
+  /// Starts the thread and waits until it has its memory.
+  func start() throws(SystemError) {
+    let argument = Unmanaged.passRetained(self)
+    let status = pthread_create(
+      &thread, nil,
+      { @Sendable argument in
+        guard let argument else { return nil }
+        Unmanaged<Worker>.fromOpaque(argument).takeRetainedValue().run()
+        return nil
+      }, argument.toOpaque())
+    guard status == 0 else {
+      argument.release()
+      throw SystemError("start", "worker \(index)", code: status)
+    }
+    _ = started.wait(milliseconds: -1)
+    if let error = failure.withLock({ $0 }) {
+      pthread_join(thread, nil)
+      throw error
+    }
+  }
+
+  /// Ends the thread; its last batch has been sent when this returns.
+  func stop() {
+    stopping.store(true, ordering: .releasing)
+    wake.signal()
+    pthread_join(thread, nil)
+  }
+
+  func post(_ mail: [Mail]) {
+    mailbox.put(mail)
+    wake.signal()
+  }
+
+  // MARK: the thread
+
+  private static let wakeToken = UInt64.max
+  /// How often a worker that has work looks whether queues that were quiet have some too, in rounds.
+  private static let roundsPerLook = 16
+  /// A worker that sleeps wakes up for its heartbeat and to let idle flows go.
+  private static let nap: Int32 = 100
+
+  private func watch(_ descriptor: Int32, _ token: UInt64) throws(SystemError) {
+    var event = epoll_event()
+    event.events = UInt32(EPOLLIN.rawValue)
+    event.data.u64 = token
+    guard epoll_ctl(poller.raw, EPOLL_CTL_ADD, descriptor, &event) == 0 else {
+      throw SystemError("watch", "a port of worker \(index)")
+    }
+  }
+
+  private func run() {
+    weft_name_thread("worker \(index)")
+    do throws(SystemError) {
+      guard weft_pin_thread(Int32(core)) == 0 else { throw SystemError("pin worker \(index) to", "core \(core)") }
+      // Everything that this thread touches first comes from its own node.
+      if numa_available() >= 0 { numa_set_preferred(Int32(node)) }
+      statistics.setPlace(core: Int32(core), node: Int32(node))
+      let large = try LargeFrames()
+      let sender = try PacketSender(mtu: 1600)
+      let flows = try FlowTable(capacity: Int(limits.flows), seed: seed)
+      let counters = Counters(
+        drops: statistics.drops, interfaces: statistics.interfaces, interfaceCount: Int(limits.interfaces))
+      let path = PacketPath(
+        tables: tables, flows: flows, counters: counters, interfaces: Int(limits.interfaces), seed: seed)
+      started.give()
+      loop(large, sender, path, counters)
+    } catch {
+      failure.withLock { $0 = error }
+      started.give()
+    }
+  }
+
+  private func loop(
+    _ large: consuming LargeFrames, _ sender: consuming PacketSender, _ path: consuming PacketPath, _ counters: Counters
+  ) {
+    var state = WorkerState(
+      large: large, sender: sender, path: path, counters: counters, interfaces: Int(limits.interfaces))
+    var events = [epoll_event](repeating: epoll_event(), count: 64)
+    var rounds = 0
+    var lastWork = weft_monotonic_ns()
+    var lastBeat: UInt64 = 0
+    epoch.comeOnline()
+    while !stopping.load(ordering: .relaxed) {
+      let now = weft_monotonic_ns()
+      if now &- lastBeat > 50_000_000 {
+        lastBeat = now
+        statistics.beat(now: now)
+        statistics.setFlows(state.path.flows.count)
+      }
+      if mailbox.hasMail { read(mailbox.take(), &state, now) }
+      let packets = state.round(now, statistics)
+      state.path.flows.age(now: now)
+      epoch.quiescent()
+      if state.sawRefusal {
+        state.sawRefusal = false
+        refusedUDPSegmentation.store(true, ordering: .relaxed)
+      }
+      if packets > 0 { lastWork = now }
+      rounds &+= 1
+      var timeout: Int32 = 0
+      if packets == 0, idle == .adaptive, now &- lastWork >= spin {
+        timeout = Self.nap
+      } else if packets > 0, rounds % Self.roundsPerLook != 0 {
+        continue
+      }
+      if timeout > 0 {
+        statistics.countSleep()
+        epoch.goOffline()
+      } else {
+        weft_pause()
+      }
+      let ready = epoll_wait(poller.raw, &events, Int32(events.count), timeout)
+      if timeout > 0 { epoch.comeOnline() }
+      for number in 0..<max(0, Int(ready)) {
+        let token = events[number].data.u64
+        if token == Self.wakeToken {
+          wake.drain()
+        } else {
+          state.wake(Int(token), hasError: events[number].events & UInt32(EPOLLERR.rawValue | EPOLLHUP.rawValue) != 0)
+        }
+      }
+    }
+    epoch.goOffline()
+    // What waits for an answer gets one.
+    read(mailbox.take(), &state, weft_monotonic_ns())
+  }
+
+  private func read(_ mail: [Mail], _ state: inout WorkerState, _ now: UInt64) {
+    for letter in mail {
+      switch letter {
+      case .output(let interface, let output): state.setOutput(interface, output)
+      case .receivePackets(let queue):
+        let slot = state.add(packets: queue)
+        receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
+      case .receiveTap(let queue):
+        let slot = state.add(tap: queue)
+        receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
+      case .detach(let interface):
+        for descriptor in state.remove(interface) { _ = epoll_ctl(poller.raw, EPOLL_CTL_DEL, descriptor, nil) }
+      case .readFlows(let cursor, let limit, let answer):
+        var records: [FlowRecord] = []
+        let next = state.path.flows.dump(cursor: cursor, limit: limit) { records.append(flowRecord($0, index, now)) }
+        answer.records.withLock { $0 = (records, next) }
+      case .acknowledge(let acknowledgement): acknowledgement.give()
+      }
+    }
+  }
+
+  private func receive(_ descriptor: Int32, _ slot: Int, _ interface: UInt32) {
+    do { try watch(descriptor, UInt64(slot)) } catch {
+      logger.error("worker \(index) does not receive from interface \(interface): \(error)")
+    }
+  }
+}
+
+/// A flow entry as it is told to others. `now` is CLOCK_MONOTONIC, ns.
+func flowRecord(_ entry: FlowEntry, _ worker: Int, _ now: UInt64) -> FlowRecord {
+  FlowRecord(
+    worker: UInt32(worker), vrf: UInt32(truncatingIfNeeded: entry.key.vrf), source: entry.key.source,
+    destination: entry.key.destination, proto: entry.key.proto, sourcePort: entry.key.sourcePort,
+    destinationPort: entry.key.destinationPort, isForward: entry.isForward, nexthop: entry.nexthop,
+    packets: entry.packets, bytes: entry.bytes, ageMilliseconds: (now &- min(now, entry.created)) / 1_000_000,
+    idleMilliseconds: (now &- min(now, entry.lastSeen)) / 1_000_000)
+}

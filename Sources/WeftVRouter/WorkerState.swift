@@ -1,0 +1,189 @@
+import CLinux
+import Glibc
+import WeftForwarding
+import WeftPorts
+import WeftRing
+import WeftWire
+
+/// What a worker works with: its queues, its way out, its packet path. Lives on the worker's stack.
+struct WorkerState: ~Copyable {
+  /// A queue in its place; nothing that would have to be retained.
+  private struct Slot {
+    var packets: UnsafeMutablePointer<PacketReceiver>?
+    var tap: UnsafeMutablePointer<TapPort>?
+    var interface: UInt32 = 0
+    /// It is among those that are looked at each round.
+    var isHot = false
+    var quietRounds = 0
+
+    var isFree: Bool { packets == nil && tap == nil }
+  }
+
+  private var slots: [Slot] = []
+  /// Slots that had frames of late.
+  private var hot: [Int] = []
+  /// Keeps the queues alive.
+  private var packetQueues: [Int: Queue<PacketReceiver>] = [:]
+  private var tapQueues: [Int: Queue<TapPort>] = [:]
+  private let outputs: UnsafeMutablePointer<Output?>
+  private let interfaces: Int
+  private var frames = RxFrames()
+  private let large: LargeFrames
+  private var sender: PacketSender
+  var path: PacketPath
+  private let counters: Counters
+  var sawRefusal = false
+
+  /// A queue without frames for so many rounds is left to epoll.
+  private static let patience = 64
+
+  init(
+    large: consuming LargeFrames, sender: consuming PacketSender, path: consuming PacketPath, counters: Counters,
+    interfaces: Int
+  ) {
+    self.large = large
+    self.sender = sender
+    self.path = path
+    self.counters = counters
+    self.interfaces = interfaces
+    outputs = .allocate(capacity: interfaces)
+    outputs.initialize(repeating: nil, count: interfaces)
+  }
+
+  deinit {
+    frames.deallocate()
+    outputs.deallocate()
+  }
+
+  // MARK: queues
+
+  mutating func add(packets queue: Queue<PacketReceiver>) -> Int {
+    let slot = add(Slot(packets: queue.source, interface: queue.source.pointee.interface))
+    packetQueues[slot] = queue
+    return slot
+  }
+
+  mutating func add(tap queue: Queue<TapPort>) -> Int {
+    let slot = add(Slot(tap: queue.source, interface: queue.source.pointee.interface))
+    tapQueues[slot] = queue
+    return slot
+  }
+
+  private mutating func add(_ slot: Slot) -> Int {
+    let number = slots.firstIndex { $0.isFree } ?? slots.count
+    if number == slots.count { slots.append(slot) } else { slots[number] = slot }
+    // What came before it was watched is found at once.
+    wake(number, hasError: false)
+    return number
+  }
+
+  /// Forgets an interface; returns the descriptors that were watched for it.
+  mutating func remove(_ interface: UInt32) -> [Int32] {
+    outputs[Int(interface)] = nil
+    var descriptors: [Int32] = []
+    for number in slots.indices where !slots[number].isFree && slots[number].interface == interface {
+      if let packets = slots[number].packets { descriptors.append(packets.pointee.descriptor) }
+      if let tap = slots[number].tap { descriptors.append(tap.pointee.descriptor) }
+      slots[number] = Slot()
+      packetQueues[number] = nil
+      tapQueues[number] = nil
+      hot.removeAll { $0 == number }
+    }
+    return descriptors
+  }
+
+  mutating func setOutput(_ interface: UInt32, _ output: Output) { outputs[Int(interface)] = output }
+
+  /// The kernel says that a queue has frames, or an error.
+  mutating func wake(_ number: Int, hasError: Bool) {
+    guard slots.indices.contains(number), !slots[number].isFree else { return }
+    if hasError {
+      slots[number].packets?.pointee.clearError()
+      slots[number].tap?.pointee.clearError()
+    }
+    slots[number].quietRounds = 0
+    guard !slots[number].isHot else { return }
+    slots[number].isHot = true
+    hot.append(number)
+  }
+
+  // MARK: forwarding
+
+  /// A batch from each queue that had frames of late. Returns how many frames there were.
+  mutating func round(_ now: UInt64, _ statistics: WorkerStatistics) -> Int {
+    var total = 0
+    var index = 0
+    while index < hot.count {
+      let number = hot[index]
+      let count: Int
+      if let packets = slots[number].packets {
+        count = batch(packets, now)
+      } else if let tap = slots[number].tap {
+        count = batch(tap, now)
+      } else {
+        count = 0
+      }
+      if count > 0 {
+        statistics.countBatch(packets: count)
+        slots[number].quietRounds = 0
+        total &+= count
+        index &+= 1
+      } else {
+        slots[number].quietRounds &+= 1
+        if slots[number].quietRounds > Self.patience {
+          slots[number].isHot = false
+          hot.swapAt(index, hot.count - 1)
+          hot.removeLast()
+        } else {
+          index &+= 1
+        }
+      }
+    }
+    return total
+  }
+
+  private mutating func batch<Source: Receiver & ~Copyable>(
+    _ source: UnsafeMutablePointer<Source>, _ now: UInt64
+  ) -> Int {
+    frames.removeAll()
+    let lost = source.pointee.receive(&frames, large)
+    if lost > 0 { counters.dropped(.receiveFull, source.pointee.interface, packets: lost) }
+    if frames.count > 0 {
+      path.process(frames, interface: source.pointee.interface, now: now)
+      send()
+    }
+    source.pointee.release()
+    return frames.count
+  }
+
+  private mutating func send() {
+    for index in 0..<path.tx.touchedCount {
+      let interface = path.tx.touched(index)
+      let result: SendResult
+      switch outputs[Int(interface)] {
+      case .packet(let kernelIndex):
+        result = sender.send(path.tx, interface: interface, kernelIndex: kernelIndex)
+      case .tap(let descriptor): result = TapPort.send(path.tx, interface: interface, descriptor: descriptor)
+      case nil:
+        counters.unsent(.interfaceGone, packets: packets(of: interface))
+        continue
+      }
+      counters.sent(interface, packets: result.packets, bytes: result.bytes)
+      if result.full > 0 { counters.unsent(.transmitFull, packets: result.full) }
+      if result.failed > 0 { counters.unsent(.transmitFailed, packets: result.failed) }
+      if result.refusedUDPSegmentation { sawRefusal = true }
+    }
+    path.tx.reset()
+  }
+
+  private func packets(of interface: UInt32) -> Int {
+    var total = 0
+    var index = path.tx.head(interface)
+    while index != TxFrames.none {
+      let frame = path.tx.frame(index)
+      total += Int(frame.packets)
+      index = frame.next
+    }
+    return total
+  }
+}

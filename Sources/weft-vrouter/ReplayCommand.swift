@@ -1,0 +1,55 @@
+import ArgumentParser
+import FoundationEssentials
+import WeftVRouter
+
+/// Sends captured packets through the packet path.
+struct ReplayCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "replay",
+    abstract: "Send captured packets through the packet path, with tables from a file. Needs no root.",
+    discussion: """
+      TABLES.json states every table (docs/tables.schema.json is its schema). A port is an interface of it with \
+      "port": "pcap", named by its "device". Packets of all inputs go in the order of their times. DIR gets PORT.pcap for \
+      each port that something was sent to, and report.json: counters of each port, drops by reason, flows. The same \
+      input gives the same output.
+
+      Exit status: 0 when all packets went through, 1 when tables or captures cannot be read, 64 for wrong usage.
+      """)
+
+  @Option(name: .long, help: ArgumentHelp("The tables.", valueName: "tables.json"))
+  var tables: String
+
+  @Option(
+    name: .customLong("in"),
+    help: ArgumentHelp("A port and the capture that comes in by it; repeatable.", valueName: "port=file"))
+  var inputs: [PortInput]
+
+  @Option(name: .long, help: ArgumentHelp("The folder for the results; made if it is not there.", valueName: "dir"))
+  var out: String
+
+  func validate() throws {
+    guard !inputs.isEmpty else { throw ValidationError("Nothing to replay: give at least one --in PORT=FILE.") }
+  }
+
+  func run() throws {
+    let bytes: [UInt8]
+    do { bytes = Array(try Data(contentsOf: URL(filePath: tables))) } catch {
+      throw CommandFailure("cannot read \(tables): \(error)")
+    }
+    let replay = try Replay(TablesFile(json: bytes))
+    try replay.run(inputs: inputs.map { ($0.port, $0.file) }, output: out)
+  }
+}
+
+/// "PORT=FILE".
+struct PortInput: ExpressibleByArgument {
+  let port: String
+  let file: String
+
+  init?(argument: String) {
+    let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+    guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else { return nil }
+    port = String(parts[0])
+    file = String(parts[1])
+  }
+}

@@ -1,0 +1,119 @@
+import ArgumentParser
+import Logging
+import WeftRing
+import WeftVRouter
+
+/// Forwards until it is told to stop.
+struct RunCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "run",
+    abstract: "Forward packets, as an agent says.",
+    discussion: """
+      Starts with empty tables; an agent fills them through the socket. Runs until SIGTERM or SIGINT (exit status 0).
+      Needs root, or CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and CAP_IPC_LOCK. Logs go to standard error.
+
+      Limits are fixed at start; memory is taken as entries are made. A full table refuses more with a reason.
+      """)
+
+  @Option(name: .long, help: ArgumentHelp("Where agents and tools ask for their channel.", valueName: "path"))
+  var socket = "/run/weft/forwarder.sock"
+
+  @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "Cores to pin a worker to each: numbers and ranges, such as 2,4-6 (default: the first allowed core).",
+      valueName: "list"))
+  var cores: CoreList?
+
+  @Option(
+    name: .long, help: "What workers do when nothing comes in: adaptive (look a while, then sleep) or poll (spin).")
+  var idle = IdleMode.adaptive
+
+  @Option(
+    name: .customLong("spin"), help: ArgumentHelp("adaptive: look so long before sleeping.", valueName: "microseconds"))
+  var spin: UInt64 = 20
+
+  @Option(name: .long, help: ArgumentHelp("Most interfaces.", valueName: "count"))
+  var maxInterfaces = TableLimits().interfaces
+  @Option(name: .long, help: ArgumentHelp("Most VRFs.", valueName: "count"))
+  var maxVrfs = TableLimits().vrfs
+  @Option(name: .long, help: ArgumentHelp("Most nexthops.", valueName: "count"))
+  var maxNexthops = TableLimits().nexthops
+  @Option(name: .long, help: ArgumentHelp("Most routes, of all VRFs and both families.", valueName: "count"))
+  var maxRoutes = TableLimits().routes
+  @Option(name: .long, help: ArgumentHelp("Most inner nodes of the routes' trees, 2 KiB each.", valueName: "count"))
+  var maxRouteNodes = TableLimits().routeNodes
+  @Option(name: .long, help: ArgumentHelp("Most bridge entries.", valueName: "count"))
+  var maxBridge = TableLimits().bridge
+  @Option(name: .long, help: ArgumentHelp("Most flow entries of a worker, two for each flow.", valueName: "count"))
+  var maxFlows = TableLimits().flows
+
+  @Option(name: .long, help: "trace, debug, info, notice, warning, error or critical.")
+  var logLevel = Logger.Level.info
+
+  func validate() throws {
+    for (name, value, most) in [
+      ("--max-interfaces", maxInterfaces, 1 << 20), ("--max-vrfs", maxVrfs, 1 << 15),
+      ("--max-nexthops", maxNexthops, 1 << 24),
+      ("--max-routes", maxRoutes, 1 << 26), ("--max-route-nodes", maxRouteNodes, 1 << 24),
+      ("--max-bridge", maxBridge, 1 << 24),
+      ("--max-flows", maxFlows, 1 << 28),
+    ] as [(String, UInt32, UInt32)] {
+      guard (1...most).contains(value) else { throw ValidationError("\(name) must be 1 to \(most), not \(value).") }
+    }
+    guard spin <= 1_000_000 else {
+      throw ValidationError("--spin is in microseconds and at most 1000000, not \(spin).")
+    }
+    let allowed = ForwarderSettings.allowedCores
+    if let wrong = cores?.numbers.first(where: { !allowed.contains($0) }) {
+      throw ValidationError(
+        "--cores: this process may not run on core \(wrong); it may on \(allowed.map(String.init).joined(separator: ","))."
+      )
+    }
+  }
+
+  func run() throws {
+    LoggingSystem.bootstrap { label in
+      var handler = StreamLogHandler.standardError(label: label)
+      handler.logLevel = logLevel
+      return handler
+    }
+    var limits = TableLimits()
+    limits.interfaces = maxInterfaces
+    limits.vrfs = maxVrfs
+    limits.nexthops = maxNexthops
+    limits.routes = maxRoutes
+    limits.routeNodes = maxRouteNodes
+    limits.bridge = maxBridge
+    limits.flows = maxFlows
+    let settings = ForwarderSettings(
+      socket: socket, cores: cores?.numbers ?? Array(ForwarderSettings.allowedCores.prefix(1)), idle: idle,
+      spinMicroseconds: spin, limits: limits)
+    let forwarder: Forwarder
+    do { forwarder = try Forwarder(settings: settings, logger: Logger(label: "weft-vrouter")) } catch {
+      throw CommandFailure("cannot start: \(error)")
+    }
+    forwarder.run()
+  }
+}
+
+extension IdleMode: ExpressibleByArgument {}
+extension Logger.Level: @retroactive ExpressibleByArgument {}
+
+/// "0", "2,4-6": distinct numbers in the order given.
+struct CoreList: ExpressibleByArgument {
+  let numbers: [Int]
+
+  init?(argument: String) {
+    var numbers: [Int] = []
+    for part in argument.split(separator: ",", omittingEmptySubsequences: false) {
+      let ends = part.split(separator: "-", omittingEmptySubsequences: false).map { Int($0) }
+      guard let first = ends.first ?? nil, let last = ends.last ?? nil, ends.count <= 2, first >= 0, first <= last,
+        last < 4096
+      else { return nil }
+      numbers += first...last
+    }
+    guard Set(numbers).count == numbers.count, !numbers.isEmpty else { return nil }
+    self.numbers = numbers
+  }
+}
