@@ -48,8 +48,8 @@ struct RunCommand: ParsableCommand {
   @Option(name: .long, help: ArgumentHelp("Most flow entries of a worker, two for each flow.", valueName: "count"))
   var maxFlows = TableLimits().flows
 
-  @Option(name: .long, help: "trace, debug, info, notice, warning, error or critical.")
-  var logLevel = Logger.Level.info
+  @Option(name: .long, help: "How much to log: trace, debug, info, notice, warning, error or critical.")
+  var logLevel = LogLevel.info
 
   func validate() throws {
     for (name, value, most) in [
@@ -75,7 +75,7 @@ struct RunCommand: ParsableCommand {
   func run() throws {
     LoggingSystem.bootstrap { label in
       var handler = StreamLogHandler.standardError(label: label)
-      handler.logLevel = logLevel
+      handler.logLevel = logLevel.level
       return handler
     }
     var limits = TableLimits()
@@ -98,7 +98,13 @@ struct RunCommand: ParsableCommand {
 }
 
 extension IdleMode: ExpressibleByArgument {}
-extension Logger.Level: @retroactive ExpressibleByArgument {}
+
+/// swift-log's levels as an argument.
+enum LogLevel: String, CaseIterable, ExpressibleByArgument {
+  case trace, debug, info, notice, warning, error, critical
+
+  var level: Logger.Level { Logger.Level(rawValue: rawValue) ?? .info }
+}
 
 /// "0", "2,4-6": distinct numbers in the order given.
 struct CoreList: ExpressibleByArgument {
