@@ -127,8 +127,12 @@ let package = Package(
     .testTarget(name: "WeftWireTests", dependencies: ["WeftWire"], swiftSettings: high),
     .testTarget(name: "WeftTablesTests", dependencies: ["WeftTables", "WeftWire"], swiftSettings: high),
     .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire"], swiftSettings: high),
-    .testTarget(name: "WeftVRouterTests", dependencies: ["WeftVRouter", "WeftRing", "WeftTables", "WeftWire"], swiftSettings: high),
+    .testTarget(
+      name: "WeftVRouterTests", dependencies: ["WeftVRouter", "WeftForwarding", "WeftRing", "WeftTables", "WeftWire"],
+      swiftSettings: high
+    ),
     .testTarget(name: "WeftAgentTests", dependencies: ["WeftAgent", "WeftAPI", "WeftWire"], swiftSettings: high),
-    .testTarget(name: "WeftCNITests", dependencies: ["WeftCNI", "WeftAPI", "WeftNetlink", "WeftWire"], swiftSettings: high),
+    .testTarget(
+      name: "WeftCNITests", dependencies: ["WeftCNI", "WeftAPI", "WeftNetlink", "WeftWire"], swiftSettings: high),
   ]
 )

@@ -179,6 +179,8 @@ public final class RingClient: @unchecked Sendable {
 
   /// Waits for events, at most `timeoutMilliseconds`; [] when none came.
   public func nextEvents(timeoutMilliseconds: Int) throws(RingError) -> [Event] {
+    // Forgotten before looking, so that what is found now does not end the next call's wait.
+    eventEvent.drain()
     let batch = try takeEvents()
     if !batch.isEmpty { return batch }
     var entries = [

@@ -112,6 +112,8 @@ public final class RingServer {
   private let listener: Descriptor
   private let path: String
   private let statistics: StatisticsRegion
+  /// The file at `path` is ours.
+  private var isBound = false
 
   public var descriptor: Int32 { listener.raw }
 
@@ -135,10 +137,11 @@ public final class RingServer {
     unsafe try UnixSocket.withAddress(path) { address, length throws(SystemError) in
       guard unsafe bind(listener.raw, address, length) == 0 else { throw SystemError("bind", path) }
     }
+    isBound = true
     guard listen(listener.raw, 64) == 0 else { throw SystemError("listen at", path) }
   }
 
-  deinit { _ = unsafe unlink(path) }
+  deinit { if isBound { _ = unsafe unlink(path) } }
 
   /// A client that connected, waiting for its hello; nil when there is none.
   public func accept() -> Descriptor? {

@@ -38,7 +38,8 @@ public struct StatisticsLayout: Sendable {
 
 /// A worker's part of the statistics region: plain 64-bit counters with one writer.
 ///
-/// Header offsets: 0 heartbeat (ns), 8 core, 16 NUMA node, 24 batches, 32 packets, 40 sleeps, 48 flow entries.
+/// Header offsets: 0 heartbeat (ns), 8 core, 16 NUMA node, 24 batches, 32 packets, 40 sleeps, 48 flow entries,
+/// 56 flows that found no place.
 @safe public struct WorkerStatistics: @unchecked Sendable {
   public let header: UnsafeMutableRawPointer
   /// A 64-bit counter for each drop reason.
@@ -56,7 +57,10 @@ public struct StatisticsLayout: Sendable {
     unsafe weft_count(header + 32, UInt64(packets))
   }
   public func countSleep() { unsafe weft_count(header + 40, 1) }
-  public func setFlows(_ count: Int) { unsafe weft_store_relaxed_u64(header + 48, UInt64(count)) }
+  public func setFlows(_ count: Int, refused: UInt64) {
+    unsafe weft_store_relaxed_u64(header + 48, UInt64(count))
+    unsafe weft_store_relaxed_u64(header + 56, refused)
+  }
 }
 
 /// The forwarder's end: makes the region and hands out read-only descriptors of it.
@@ -139,6 +143,8 @@ public final class StatisticsReader: @unchecked Sendable {
     public let sleeps: UInt64
     /// Entries in the worker's flow table: two for each flow.
     public let flows: UInt64
+    /// Flows that were forwarded without an entry, because the table was full.
+    public let flowsRefused: UInt64
   }
 
   private let mapping: Mapping
@@ -205,7 +211,7 @@ public final class StatisticsReader: @unchecked Sendable {
         index: UInt32(worker), core: Int32(truncatingIfNeeded: load(at + 8)),
         numaNode: Int32(truncatingIfNeeded: load(at + 16)),
         heartbeatAgeMilliseconds: now > beat ? (now - beat) / 1_000_000 : 0, batches: load(at + 24),
-        packets: load(at + 32), sleeps: load(at + 40), flows: load(at + 48))
+        packets: load(at + 32), sleeps: load(at + 40), flows: load(at + 48), flowsRefused: load(at + 56))
     }
   }
 

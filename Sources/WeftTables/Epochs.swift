@@ -68,13 +68,15 @@ public final class Epochs: @unchecked Sendable {
   /// What waits to be freed.
   public var pending: Int { retired.count - firstRetired }
 
-  /// True once every worker has seen everything that was changed before `mark` was taken.
+  /// A mark to ask `hasPassed` for.
   public func mark() -> UInt64 {
     let epoch = current + 1
     unsafe weft_store_release_u64(memory.base, epoch)
     weft_fence()
     return epoch
   }
+
+  /// True once every worker has seen everything that was changed before `mark` was taken.
   public func hasPassed(_ mark: UInt64) -> Bool { oldestSeen >= mark }
 }
 

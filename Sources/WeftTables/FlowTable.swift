@@ -64,6 +64,8 @@ import WeftWire
   public var lastSeen: UInt64
   var more0: UInt64 = 0
   var more1: UInt64 = 0
+  var more2: UInt64 = 0
+  var more3: UInt64 = 0
 
   @usableFromInline static let inUse: UInt32 = 1
   @usableFromInline static let forward: UInt32 = 2
@@ -249,17 +251,22 @@ import WeftWire
       let index = agePosition
       agePosition = agePosition + 1 < highWater ? agePosition + 1 : 0
       let entry = unsafe entries[Int(index)]
-      guard entry.flags & FlowEntry.inUse != 0, now &- entry.lastSeen > idleLimit else { continue }
+      guard entry.flags & FlowEntry.inUse != 0, isIdle(entry, now) else { continue }
       let reverse = entry.reverse
-      if reverse != Self.none, now &- (unsafe entries[Int(reverse)].lastSeen) <= idleLimit { continue }
+      if reverse != Self.none, !isIdle(unsafe entries[Int(reverse)], now) { continue }
       remove(index)
       if reverse != Self.none { remove(reverse) }
     }
   }
 
+  /// Time that runs backwards, as in a replay of captures it may, makes nothing idle.
+  private func isIdle(_ entry: FlowEntry, _ now: UInt64) -> Bool {
+    now > entry.lastSeen && now - entry.lastSeen > idleLimit
+  }
+
   /// Up to `limit` entries from position `cursor` on; the position to go on from, 0 when that was all.
   public func dump(cursor: Int, limit: Int, _ body: (FlowEntry) -> Void) -> Int {
-    var position = cursor
+    var position = max(0, cursor)
     var left = limit
     while position < Int(highWater), left > 0 {
       let entry = unsafe entries[position]

@@ -80,7 +80,7 @@ public final class TableMemory: @unchecked Sendable {
     paths = try PathTable(capacity: sizes.routes + sizes.bridge, epochs: epochs)
     labels = try DirectTable(capacity: 1 << 20, what: "labels")
     vnis = try DirectTable(capacity: 1 << 24, what: "VNIs")
-    bridge = try BridgeTable(capacity: sizes.bridge)
+    bridge = try BridgeTable(capacity: sizes.bridge, epochs: epochs)
   }
 
   public var reader: Tables {

@@ -151,7 +151,7 @@ final class Worker: @unchecked Sendable {
       if now &- lastBeat > 50_000_000 {
         lastBeat = now
         statistics.beat(now: now)
-        statistics.setFlows(state.path.flows.count)
+        statistics.setFlows(state.path.flows.count, refused: state.path.flows.refused)
       }
       if mailbox.hasMail { read(mailbox.take(), &state, now) }
       let packets = state.round(now, statistics)

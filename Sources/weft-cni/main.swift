@@ -1,1 +1,4 @@
-print("x")
+import Glibc
+import WeftCNI
+
+exit(Program.main(CommandLine.arguments))

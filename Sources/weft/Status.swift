@@ -6,7 +6,8 @@ struct StatusCommand: ParsableCommand {
     commandName: "status", abstract: "The forwarder, its workers, and how full its tables are.",
     discussion: """
       HEARTBEAT is the time since the worker last went through its loop: a worker that sleeps because nothing comes in \
-      still wakes up to beat. SLEEPS counts how often it waited for packets.
+      still wakes up to beat. SLEEPS counts how often it waited for packets, FLOWS the entries of its table (two for \
+      each flow), FLOWS REFUSED the flows that it forwarded without an entry because the table was full.
       """)
 
   @OptionGroup var options: ForwarderOptions
@@ -54,6 +55,7 @@ struct StatusCommand: ParsableCommand {
       Column("packets") { .number($0.packets) },
       Column("sleeps") { .number($0.sleeps) },
       Column("flows") { .number($0.flows) },
+      Column("flows refused") { .number($0.flowsRefused) },
     ]
   }
 }

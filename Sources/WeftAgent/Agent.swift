@@ -1,0 +1,455 @@
+import Logging
+import Synchronization
+import WeftAPI
+import WeftNetlink
+import WeftRing
+import WeftWire
+
+/// The agent's core: what is attached, and what the forwarder was told of it. Whatever changes the forwarder or the
+/// state of an attachment happens here, one thing after the other, on a thread of its own: the ring blocks.
+public actor Agent {
+  public nonisolated let configuration: AgentConfiguration
+  nonisolated let store: Store
+  nonisolated let logger: Logger
+  private nonisolated let executor = ThreadExecutor(name: "weft-ring")
+  public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+
+  private let netlink: Netlink
+  let planner: Planner
+  private var channel: RingClient?
+  private var underlay = Underlay()
+  /// What the forwarder holds of us, as far as this channel knows.
+  private var base = ForwarderState()
+  private var installed: [String: Installed] = [:]
+  /// Something may be in the forwarder that should not, or the reverse: replay everything.
+  private var needsReplay = false
+  private var nextReplay: UInt64 = 0
+  private nonisolated let shared = Mutex(Shared())
+
+  private struct Installed {
+    var state: ForwarderState
+    /// The kernel's index of the host interface: another one is another interface, whatever its name.
+    var index: UInt32
+  }
+
+  /// What may be asked for while the core is busy.
+  struct Shared: Sendable {
+    var forwarder: AgentStatus.Forwarder?
+    var peers: [String: Underlay.PeerPath] = [:]
+    var fabricMTU: Int?
+    /// When the core last began to wait for the forwarder; nil: it does not.
+    var waitingSince: UInt64?
+    /// Why the channel was given up though the forwarder did not close it.
+    var givenUp: String?
+  }
+
+  public init(_ configuration: AgentConfiguration, store: Store, netlink: Netlink, logger: Logger) throws(APIError) {
+    self.configuration = configuration
+    self.store = store
+    self.netlink = netlink
+    self.logger = logger
+    let identifiers = Planner.identifiers(configuration)
+    // New entries get their numbers before old ones are retired: a number means one thing until a sweep.
+    planner = Planner(configuration, numbers: try store.numbers(identifiers))
+    try store.retireNumbers(except: Set(identifiers))
+    shared.withLock {
+      $0.forwarder = AgentStatus.Forwarder(
+        connected: false, synchronized: false, socket: configuration.forwarderSocket,
+        reason: "not connected yet")
+    }
+  }
+
+  // MARK: Status
+
+  public nonisolated var forwarderStatus: AgentStatus.Forwarder {
+    shared.withLock {
+      $0.forwarder
+        ?? AgentStatus.Forwarder(connected: false, synchronized: false, socket: configuration.forwarderSocket)
+    }
+  }
+
+  public nonisolated var fabricMTU: Int {
+    shared.withLock { $0.fabricMTU } ?? Underlay().fabricMTU(configuration)
+  }
+
+  nonisolated func attachment(_ record: AttachmentRecord) -> Attachment {
+    configuration.attachment(record, fabricMTU: fabricMTU)
+  }
+
+  nonisolated var peerStatus: [AgentStatus.Peer] {
+    let peers = shared.withLock { $0.peers }
+    return configuration.peers.map { peer in
+      let mac = peers[peer.name]?.mac ?? .zero
+      return AgentStatus.Peer(
+        name: peer.name, address: peer.address.description, nextHopMAC: mac.isZero ? nil : mac.description)
+    }
+  }
+
+  /// How long the core has waited for an answer of the forwarder's; nil: it does not wait.
+  nonisolated var waitingNanoseconds: UInt64? {
+    shared.withLock { $0.waitingSince }.map { UnderlayWatcher.now() &- $0 }
+  }
+
+  /// Ends a channel whose forwarder answers nothing. Whoever waits for it is told why.
+  nonisolated func giveUp(_ channel: RingClient, reason: String) {
+    shared.withLock { $0.givenUp = reason }
+    channel.close()
+  }
+
+  private func publish(_ change: (inout AgentStatus.Forwarder) -> Void) {
+    shared.withLock { if $0.forwarder != nil { change(&$0.forwarder!) } }
+  }
+
+  // MARK: The forwarder comes and goes
+
+  /// Takes a new channel into use: replays everything into the forwarder.
+  func connected(_ channel: RingClient) {
+    self.channel = channel
+    shared.withLock { $0.givenUp = nil }
+    publish {
+      $0.connected = true
+      $0.pid = channel.forwarderPID
+      $0.reason = nil
+    }
+    logger.info("connected to the forwarder", metadata: ["pid": "\(channel.forwarderPID)"])
+    replay()
+  }
+
+  /// There is no forwarder, or none any more.
+  func disconnected(_ channel: RingClient?, reason: String) {
+    guard channel === self.channel || channel == nil else { return }
+    if self.channel != nil { logger.warning("lost the forwarder: \(reason)") }
+    self.channel = nil
+    base = ForwarderState()
+    installed = [:]
+    publish {
+      $0.connected = false
+      $0.synchronized = false
+      $0.pid = nil
+      $0.reason = reason
+    }
+  }
+
+  /// Once a second: makes good what failed.
+  func maintain() {
+    guard channel != nil, needsReplay, UnderlayWatcher.now() >= nextReplay else { return }
+    replay()
+  }
+
+  /// Sends commands and notes how long it takes; the channel is given up when it does not work any more.
+  private func apply(_ commands: [Command]) throws(RingError) -> [Result<Void, Refusal>] {
+    guard let channel else { throw .disconnected }
+    var results: [Result<Void, Refusal>] = []
+    var rest = commands[...]
+    do {
+      while !rest.isEmpty {
+        // Small batches: opening an interface's port takes a while, and the watchdog is to see progress.
+        let batch = Array(rest.prefix(64))
+        rest = rest.dropFirst(batch.count)
+        shared.withLock { $0.waitingSince = UnderlayWatcher.now() }
+        results += try channel.apply(batch)
+      }
+      shared.withLock { $0.waitingSince = nil }
+    } catch {
+      let givenUp = shared.withLock {
+        $0.waitingSince = nil
+        return $0.givenUp
+      }
+      channel.close()
+      disconnected(channel, reason: givenUp ?? error.description)
+      throw error
+    }
+    return results
+  }
+
+  private static func refusals(_ results: [Result<Void, Refusal>]) -> [Refusal] {
+    results.compactMap { if case .failure(let refusal) = $0 { refusal } else { nil } }
+  }
+
+  /// Everything anew under a new generation, then a sweep of what older ones left. What is in the forwarder already and
+  /// has not changed goes on forwarding meanwhile.
+  private func replay() {
+    needsReplay = false
+    publish { $0.synchronized = false }
+    do {
+      let retired = store.retiredNumbers()
+      let generation = try store.nextGeneration(now: Self.wallClock())
+      let records = try store.attachmentsNow(where: "wanted")
+      base = planner.base(underlay)
+      installed = [:]
+      let commands = [.begin(generation: generation)] + base.commands()
+      var problem: String?
+      for (command, result) in zip(commands, try apply(commands)) {
+        guard case .failure(let refusal) = result else { continue }
+        logger.error("the forwarder refused an entry", metadata: ["entry": "\(command)", "reason": "\(refusal)"])
+        problem = problem ?? refusal.description
+        if command == commands[0] { throw refusal }
+      }
+      var failed: [AttachmentRecord] = []
+      for record in records where try install(record) != nil { failed.append(record) }
+      for refusal in Self.refusals(try apply([.sweep(generation: generation), .barrier])) {
+        logger.error("the forwarder refused to sweep", metadata: ["reason": "\(refusal)"])
+        problem = problem ?? refusal.description
+      }
+      // What stood in their way may be swept now.
+      for record in failed {
+        let reason = try install(record)
+        if reason != record.reason { try store.setState(record.id, isWanted: true, reason: reason) }
+        if let reason { logger.warning("attachment \(record.id) does not forward: \(reason)") }
+      }
+      for record in records where record.reason != nil && installed[record.id] != nil {
+        try store.setState(record.id, isWanted: true, reason: nil)
+      }
+      if problem == nil { try store.freeNumbers(retired) }
+      publish {
+        $0.generation = generation
+        $0.synchronized = problem == nil
+        $0.reason = problem
+      }
+      logger.info(
+        "replayed into the forwarder",
+        metadata: [
+          "generation": "\(generation)", "attachments": "\(installed.count)", "failed": "\(records.count - installed.count)",
+        ])
+      if problem != nil { retryReplay() }
+    } catch let error as RingError {
+      logger.warning("the replay ended early: \(error)")
+    } catch {
+      logger.error("cannot replay into the forwarder: \(error)")
+      publish { $0.reason = "\(error)" }
+      retryReplay()
+    }
+  }
+
+  private func retryReplay() {
+    needsReplay = true
+    nextReplay = UnderlayWatcher.now() + 5_000_000_000
+  }
+
+  private static func wallClock() -> UInt64 { WallClock.nanoseconds() }
+
+  // MARK: The underlay changes
+
+  func underlayChanged(_ new: Underlay) {
+    guard new != underlay else { return }
+    for peer in configuration.peers where new.peers[peer.name] != underlay.peers[peer.name] {
+      let path = new.peers[peer.name]
+      logger.info(
+        "peer \(peer.name) is \(path?.mac.isZero == false ? "reached" : "not reached")",
+        metadata: [
+          "address": "\(peer.address)", "next-hop": "\(path?.nextHop?.description ?? "-")",
+          "mac": "\(path?.mac.description ?? "-")", "reason": "\(path?.reason ?? "-")",
+        ])
+    }
+    let mtuChanged = new.fabricMTU(configuration) != underlay.fabricMTU(configuration)
+    underlay = new
+    shared.withLock {
+      $0.peers = new.peers
+      $0.fabricMTU = new.fabricMTU(configuration)
+    }
+    guard channel != nil else { return }
+    let state = planner.base(new)
+    do {
+      let refusals = Self.refusals(try apply(state.commands(replacing: base)))
+      base = state
+      if let refusal = refusals.first {
+        logger.error("the forwarder refused a change of the underlay: \(refusal)")
+        publish {
+          $0.synchronized = false
+          $0.reason = refusal.description
+        }
+        retryReplay()
+      }
+      if mtuChanged {
+        for record in try store.attachmentsNow(where: "wanted") where installed[record.id] != nil {
+          if let reason = try install(record) { logger.warning("attachment \(record.id): \(reason)") }
+        }
+      }
+    } catch { logger.warning("the change of the underlay was not applied: \(error)") }
+  }
+
+  /// A kernel interface has come up: what waited for it is tried again.
+  func linkChanged(_ name: String) {
+    guard channel != nil else { return }
+    do {
+      for record in try store.attachmentsNow(where: "wanted AND reason IS NOT NULL AND host_interface = ?", [name]) {
+        let reason = try install(record)
+        if reason != record.reason { try store.setState(record.id, isWanted: true, reason: reason) }
+        logger.info("attachment \(record.id) \(reason.map { "still does not forward: \($0)" } ?? "forwards")")
+      }
+    } catch { logger.warning("interface \(name) came up but was not put into the forwarder: \(error)") }
+  }
+
+  // MARK: Attachments
+
+  /// Puts an attachment into the forwarder. Nil, or why it is not in it; then nothing of it is.
+  private func install(_ record: AttachmentRecord) throws -> String? {
+    do {
+      try installOrThrow(record)
+      return nil
+    } catch let error as APIError { return error.reason }
+  }
+
+  private func installOrThrow(_ record: AttachmentRecord) throws {
+    guard channel != nil else { throw unavailable() }
+    let link: Link?
+    do { link = try netlink.link(named: record.hostInterface) } catch {
+      throw APIError(.internalError, "cannot look at host interface \(record.hostInterface): \(error)")
+    }
+    guard let link else {
+      throw APIError(
+        .hostInterfaceMissing, "host interface \(record.hostInterface) of attachment \(record.id) does not exist")
+    }
+    let identifiers = Store.identifiers(of: record.id)
+    let numbers = try store.numbers(identifiers)
+    guard let interface = numbers[identifiers[0]], let nexthop = numbers[identifiers[1]],
+      let state = planner.attachment(
+        record, interface: interface, nexthop: nexthop, fabricMTU: underlay.fabricMTU(configuration))
+    else {
+      throw APIError(
+        .conflict,
+        "network \(record.network) with a subnet of \(record.addresses.map(\.description).joined(separator: ", ")) is "
+          + "not in the configuration any more")
+    }
+    if let there = installed[record.id], there.index != link.index { try uninstall(record.id) }
+    let commands = state.commands(replacing: installed[record.id]?.state ?? ForwarderState())
+    guard !commands.isEmpty else { return }
+    let results: [Result<Void, Refusal>]
+    do throws(RingError) { results = try apply(commands + [.barrier]) } catch { throw unavailable() }
+    if let refusal = Self.refusals(results).first {
+      installed[record.id] = Installed(state: state, index: link.index)
+      try uninstall(record.id)
+      throw APIError(.forwarderRefused, "the forwarder refused attachment \(record.id): \(refusal)")
+    }
+    installed[record.id] = Installed(state: state, index: link.index)
+  }
+
+  /// Takes an attachment out of the forwarder. False: something of it may be left, until a replay has swept it.
+  @discardableResult
+  private func uninstall(_ id: String) throws(APIError) -> Bool {
+    guard let there = installed.removeValue(forKey: id) else { return channel != nil && !needsReplay }
+    let commands = ForwarderState().commands(replacing: there.state) + [.barrier]
+    let results: [Result<Void, Refusal>]
+    do throws(RingError) { results = try apply(commands) } catch { return false }
+    let serious = Self.refusals(results).filter { $0.code != .notFound }
+    guard let refusal = serious.first else { return true }
+    logger.error("the forwarder refused to remove attachment \(id): \(refusal)")
+    retryReplay()
+    return false
+  }
+
+  private func unavailable() -> APIError {
+    APIError(
+      .forwarderUnavailable,
+      "no forwarder at \(configuration.forwarderSocket): \(forwarderStatus.reason ?? "it went away"); is weft-vrouter "
+        + "running?")
+  }
+
+  private func record(where condition: String, _ key: [String], _ what: String) throws(APIError) -> AttachmentRecord {
+    guard let record = try store.attachmentsNow(where: condition, .init(key)).first else {
+      throw APIError(.notFound, "there is no attachment \(what)")
+    }
+    return record
+  }
+
+  /// Has the forwarder forward for an attachment; it does when this returns.
+  func activate(containerID: String, interface: String) throws(APIError) -> AttachmentRecord {
+    let record = try record(
+      where: "container_id = ? AND interface = ?", [containerID, interface],
+      "of container \(containerID) and interface \(interface)")
+    return try activate(record, waits: false)
+  }
+
+  /// `waits`: it is remembered as to be activated even if it cannot be now.
+  func activate(id: String, waits: Bool) throws(APIError) -> AttachmentRecord {
+    try activate(try record(where: "id = ?", [id], id), waits: waits)
+  }
+
+  private func activate(_ record: AttachmentRecord, waits: Bool) throws(APIError) -> AttachmentRecord {
+    var record = record
+    do {
+      try installOrThrow(record)
+      record.isWanted = true
+      record.reason = nil
+    } catch {
+      let error = Store.fault("activate attachment \(record.id)", error)
+      let isRefused = error.code == .forwarderRefused || error.code == .conflict
+      guard waits || isRefused || record.isWanted else { throw error }
+      // One that forwarded before is as good as active without a forwarder: a replay will put it there.
+      let isKept = error.code == .forwarderUnavailable && record.isWanted
+      let reason = isKept ? record.reason : error.reason
+      try store.setState(record.id, isWanted: true, reason: reason)
+      guard waits else { throw error }
+      record.isWanted = true
+      record.reason = reason
+      return record
+    }
+    try store.setState(record.id, isWanted: true, reason: nil)
+    return record
+  }
+
+  /// Stops forwarding for it; its addresses stay its own.
+  func deactivate(id: String) throws(APIError) {
+    let record = try record(where: "id = ?", [id], id)
+    try store.setState(record.id, isWanted: false, reason: nil)
+    try uninstall(record.id)
+  }
+
+  /// What the field's plugin reports: where the interface is. Then it is activated.
+  func place(
+    id: String, containerID: String, interface: String, netns: String, hostInterface: String
+  ) throws(APIError) -> AttachmentRecord {
+    var record = try record(where: "id = ?", [id], id)
+    if record.hostInterface != hostInterface { try uninstall(id) }
+    try store.setPlace(id, containerID: containerID, interface: interface, netns: netns, hostInterface: hostInterface)
+    record.containerID = containerID
+    record.interface = interface
+    record.netns = netns
+    record.hostInterface = hostInterface
+    return try activate(record, waits: true)
+  }
+
+  /// Takes it out of the forwarder and forgets it; its addresses are free. One that is not there is no error.
+  /// Without a forwarder it is forgotten all the same: the next replay sweeps it.
+  @discardableResult
+  func delete(containerID: String, interface: String) throws(APIError) -> Bool {
+    try delete(store.attachmentsNow(where: "container_id = ? AND interface = ?", [containerID, interface])) > 0
+  }
+
+  /// How many there were.
+  func delete(vmUUID: String, onlyContainer containerID: String?) throws(APIError) -> Int {
+    try delete(
+      store.attachmentsNow(where: "vm_uuid = ?", [vmUUID]).filter {
+        containerID == nil || !$0.isWanted || $0.containerID == containerID
+      })
+  }
+
+  func delete(id: String) throws(APIError) -> Bool { try delete(store.attachmentsNow(where: "id = ?", [id])) > 0 }
+
+  private func delete(_ records: [AttachmentRecord]) throws(APIError) -> Int {
+    for record in records {
+      let isClean = try uninstall(record.id)
+      try store.remove(record, retire: !isClean)
+      logger.info(
+        "attachment deleted",
+        metadata: ["id": "\(record.id)", "container": "\(record.containerID)", "network": "\(record.network)"])
+    }
+    return records.count
+  }
+
+  /// Drops reservations of pods that never came: those older than `seconds`, and the oldest beyond `limit`.
+  func expireReservations(olderThan seconds: Int64, limit: Int) throws(APIError) {
+    let waiting = try store.attachmentsNow(where: "NOT wanted AND origin = 'pod'")
+    let now = Int64(Self.wallClock() / 1_000_000_000)
+    let excess = max(0, waiting.count - limit)
+    let due = waiting.enumerated().filter { $0 < excess || now - $1.created > seconds }.map(\.element)
+    guard !due.isEmpty else { return }
+    logger.info("dropping \(due.count) reservations of pods that never came")
+    _ = try delete(due)
+  }
+
+  /// Ports are put into the forwarder again.
+  func synchronizePorts() throws(APIError) {
+    for record in try store.attachmentsNow(where: "wanted AND origin = 'port'") { _ = try activate(record, waits: true) }
+  }
+}

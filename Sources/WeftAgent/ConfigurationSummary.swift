@@ -1,0 +1,38 @@
+import WeftRing
+
+extension AgentConfiguration {
+  /// What an agent with this configuration would do, for people: a line each.
+  public var summary: String {
+    var lines = [
+      "node \(node)",
+      "  fabric      \(fabric.interface)\(fabric.addresses.map { ", tunnels end at \($0.map(\.description).joined(separator: ", "))" } ?? ", tunnels end at its own addresses")",
+      "  forwarder   \(forwarderSocket)",
+      "  database    \(database)",
+      "  HTTP        \(listen)\(listen.isLoopback ? "" : "  (reachable from other machines)")",
+      "  default     \(defaultNetwork)",
+    ]
+    for network in networks {
+      let number = network.encapsulation == .vxlan ? "VNI" : "label"
+      lines.append("network \(network.name): \(network.encapsulation.name), \(number) \(network.identifier)")
+      for subnet in network.subnets {
+        let pool = AddressPool(subnet: subnet, elsewhere: addressesElsewhere(network, subnet))
+        lines.append(
+          "  \(subnet.prefix)  gateway \(subnet.gateway), gives out \(pool.capacity) addresses of \(subnet.range)")
+      }
+      if let mtu = network.mtu { lines.append("  MTU at most \(mtu)") }
+      if !network.dns.isEmpty { lines.append("  DNS \(network.dns.map(\.description).joined(separator: ", "))") }
+      if let routes = network.routes {
+        lines.append("  routes \(routes.map { "\($0.destination) via \($0.gateway)" }.joined(separator: ", "))")
+      }
+    }
+    for peer in peers {
+      lines.append("peer \(peer.name) at \(peer.address)")
+      for member in peer.networks {
+        let what = (member.prefixes.map(\.description) + member.macs.map(\.description)).joined(separator: ", ")
+        let mac = member.routerMAC == .virtualRouter ? "" : " (router MAC \(member.routerMAC))"
+        lines.append("  \(member.name): \(what.isEmpty ? "nothing" : what)\(mac)")
+      }
+    }
+    return lines.joined(separator: "\n")
+  }
+}

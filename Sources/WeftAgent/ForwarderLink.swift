@@ -1,0 +1,85 @@
+import Logging
+import ServiceLifecycle
+import WeftRing
+
+/// Keeps the channel to the forwarder: connects, listens for events, notices when it goes, connects again.
+struct ForwarderLink: Service {
+  let agent: Agent
+  let socket: String
+  let logger: Logger
+  private let executor = ThreadExecutor(name: "weft-events")
+
+  /// A forwarder that answers nothing for so long is given up, and asked for a new channel.
+  private static let patience: UInt64 = 5_000_000_000
+  private static let firstPause = 100
+  private static let longestPause = 1000
+
+  init(agent: Agent, socket: String, logger: Logger) {
+    self.agent = agent
+    self.socket = socket
+    self.logger = logger
+  }
+
+  func run() async throws {
+    // In this order: what waits for the shutdown must not wait for the thread that blocks.
+    await cancelWhenGracefulShutdown {
+      await withTaskExecutorPreference(executor) { await loop() }
+    }
+  }
+
+  private func loop() async {
+    var pause = Self.firstPause
+    var said = ""
+    while !Task.isCancelled {
+      do {
+        let channel = try RingClient.connect(path: socket, role: .agent)
+        pause = Self.firstPause
+        said = ""
+        await serve(channel)
+      } catch {
+        // Once for each reason, not once a second.
+        if said != error.description { logger.warning("\(error)") }
+        said = error.description
+        await agent.disconnected(nil, reason: error.description)
+      }
+      try? await Task.sleep(for: .milliseconds(pause))
+      pause = min(pause * 2, Self.longestPause)
+    }
+  }
+
+  /// Until the forwarder goes away or we are told to stop. The forwarder's tables stay as they are: it goes on
+  /// forwarding without us.
+  private func serve(_ channel: RingClient) async {
+    let start = Task { await agent.connected(channel) }
+    var reason = "the agent is stopping"
+    var nextMaintenance = UnderlayWatcher.now() + 1_000_000_000
+    do {
+      while !Task.isCancelled {
+        for event in try channel.nextEvents(timeoutMilliseconds: 250) { handle(event) }
+        if let waiting = agent.waitingNanoseconds, waiting > Self.patience {
+          reason = "the forwarder answered nothing for \(waiting / 1_000_000_000) s"
+          agent.giveUp(channel, reason: reason)
+          break
+        }
+        if UnderlayWatcher.now() >= nextMaintenance {
+          nextMaintenance = UnderlayWatcher.now() + 1_000_000_000
+          // Not waited for: it may block for as long as the forwarder does, and who notices that is this loop.
+          if agent.waitingNanoseconds == nil { Task { await agent.maintain() } }
+        }
+        await Task.yield()
+      }
+    } catch { reason = error.description }
+    channel.close()
+    await start.value
+    await agent.disconnected(channel, reason: reason)
+  }
+
+  private func handle(_ event: Event) {
+    switch event {
+    case .interfaceState(let id, let isUp): logger.debug("interface \(id) is \(isUp ? "up" : "down")")
+    case .trap(let interface, let vrf, let frame):
+      logger.trace("trapped \(frame.count) bytes", metadata: ["interface": "\(interface)", "vrf": "\(vrf)"])
+    case .lost(let count): logger.debug("\(count) events were lost")
+    }
+  }
+}

@@ -1,0 +1,165 @@
+import WeftAPI
+import WeftRing
+import WeftWire
+
+/// Says what should stand in the forwarder's tables.
+public struct Planner: Sendable {
+  public let configuration: AgentConfiguration
+  private let numbers: [Identifier: UInt32]
+
+  /// The entries that exist whatever is attached, by which their numbers are kept.
+  public static func identifiers(_ configuration: AgentConfiguration) -> [Identifier] {
+    var list = [
+      Identifier(.interface, "fabric"), Identifier(.nexthop, "discard"), Identifier(.nexthop, "receive"),
+    ]
+    for network in configuration.networks {
+      list.append(vrf(network.name))
+      list.append(translation(network.name))
+    }
+    for peer in configuration.peers {
+      for member in peer.networks {
+        guard let network = configuration.network(member.name) else { continue }
+        let identifier = tunnel(peer, network, member)
+        if !list.contains(identifier) { list.append(identifier) }
+      }
+    }
+    return list
+  }
+
+  /// `numbers` holds at least those of `identifiers`.
+  public init(_ configuration: AgentConfiguration, numbers: [Identifier: UInt32]) {
+    self.configuration = configuration
+    self.numbers = numbers
+  }
+
+  private static func vrf(_ network: String) -> Identifier { Identifier(.vrf, "network/\(network)") }
+  private static func translation(_ network: String) -> Identifier { Identifier(.nexthop, "network/\(network)") }
+
+  /// Networks share a tunnel where it would say the same.
+  private static func tunnel(_ peer: Peer, _ network: VirtualNetwork, _ member: PeerNetwork) -> Identifier {
+    let mac = network.encapsulation == .vxlan ? "/\(member.routerMAC)" : ""
+    return Identifier(.nexthop, "tunnel/\(peer.name)/\(network.encapsulation.name)\(mac)")
+  }
+
+  private func number(_ identifier: Identifier) -> UInt32 { numbers[identifier] ?? .max }
+
+  /// Networks, the fabric interface, tunnels, and what is behind peers.
+  public func base(_ underlay: Underlay) -> ForwarderState {
+    var state = ForwarderState()
+    let discard = number(Identifier(.nexthop, "discard"))
+    let receive = number(Identifier(.nexthop, "receive"))
+    state.set(NexthopConfiguration(id: discard, action: .discard))
+    state.set(NexthopConfiguration(id: receive, action: .receive))
+    for network in configuration.networks {
+      let vrf = number(Self.vrf(network.name))
+      let translation = number(Self.translation(network.name))
+      state.set(VRFConfiguration(id: vrf, name: network.name))
+      state.set(NexthopConfiguration(id: translation, action: .vrfTranslate(vrf: vrf)))
+      switch network.encapsulation {
+      case .vxlan: state.set(VNIConfiguration(vni: network.identifier, nexthop: translation))
+      case .mplsOverUDP: state.set(LabelConfiguration(label: network.identifier, nexthop: translation))
+      }
+      for subnet in network.subnets {
+        // Addresses that nobody has stay in the network: they never leave by a shorter prefix.
+        state.set(RouteConfiguration(vrf: vrf, prefix: subnet.prefix, nexthop: discard))
+      }
+    }
+    addTunnels(&state, underlay)
+    for network in configuration.networks {
+      // Last: whatever peers say, the gateway is here.
+      for subnet in network.subnets {
+        state.set(
+          RouteConfiguration(
+            vrf: number(Self.vrf(network.name)), prefix: IPPrefix(host: subnet.gateway), nexthop: receive))
+      }
+    }
+    return state
+  }
+
+  private func addTunnels(_ state: inout ForwarderState, _ underlay: Underlay) {
+    guard let fabric = underlay.fabric else { return }
+    let fabricID = number(Identifier(.interface, "fabric"))
+    state.set(
+      InterfaceConfiguration(
+        id: fabricID, role: .fabric, port: .packet, device: configuration.fabric.interface, mac: fabric.mac,
+        mtu: UInt16(clamping: min(fabric.mtu, configuration.fabric.mtu ?? fabric.mtu)),
+        addresses: Array(fabric.addresses.prefix(InterfaceConfiguration.maximumAddresses))))
+    for peer in configuration.peers {
+      guard let path = underlay.peers[peer.name], let source = path.source else { continue }
+      for member in peer.networks {
+        guard let network = configuration.network(member.name) else { continue }
+        let vrf = number(Self.vrf(network.name))
+        let tunnel = number(Self.tunnel(peer, network, member))
+        state.set(
+          NexthopConfiguration(
+            id: tunnel,
+            action: .tunnel(
+              TunnelConfiguration(
+                encapsulation: network.encapsulation, interface: fabricID, source: source,
+                destination: peer.address, destinationMAC: path.mac,
+                innerDestinationMAC: network.encapsulation == .vxlan ? member.routerMAC : .virtualRouter))))
+        for prefix in member.prefixes {
+          state.set(RouteConfiguration(vrf: vrf, prefix: prefix, nexthop: tunnel, label: network.identifier))
+        }
+        for mac in member.macs {
+          state.set(BridgeConfiguration(vrf: vrf, mac: mac, nexthop: tunnel, label: network.identifier))
+        }
+      }
+    }
+  }
+
+  /// An attachment's own entries. Nil: its network is not in the configuration (any more), or has other subnets.
+  public func attachment(
+    _ record: AttachmentRecord, interface: UInt32, nexthop: UInt32, fabricMTU: Int
+  ) -> ForwarderState? {
+    guard let network = configuration.network(record.network),
+      record.addresses.allSatisfy({ network.subnet(of: $0) != nil })
+    else { return nil }
+    let vrf = number(Self.vrf(network.name))
+    var state = ForwarderState()
+    state.set(
+      InterfaceConfiguration(
+        id: interface, role: .virtual, port: .packet, device: record.hostInterface, mac: record.mac, vrf: vrf,
+        mtu: UInt16(clamping: configuration.mtu(of: network, fabricMTU: fabricMTU))))
+    state.set(NexthopConfiguration(id: nexthop, action: .encap(interface: interface, destinationMAC: record.mac)))
+    for address in record.addresses {
+      state.set(RouteConfiguration(vrf: vrf, prefix: IPPrefix(host: address), nexthop: nexthop))
+    }
+    state.set(BridgeConfiguration(vrf: vrf, mac: record.mac, nexthop: nexthop))
+    return state
+  }
+}
+
+extension AgentConfiguration {
+  /// An attachment as the API tells it.
+  public func attachment(_ record: AttachmentRecord, fabricMTU: Int) -> Attachment {
+    let network = network(record.network)
+    var addresses: [AttachmentAddress] = []
+    for address in record.addresses {
+      // An address whose subnet has gone from the configuration stands alone.
+      let subnet = network?.subnet(of: address)
+      guard let full = InterfaceAddress(address, prefixLength: subnet?.prefix.length ?? address.width) else { continue }
+      addresses.append(AttachmentAddress(address: full, gateway: subnet?.gateway ?? address))
+    }
+    let routes: [AttachmentRoute]
+    if let configured = network?.routes {
+      routes = configured.map { AttachmentRoute(destination: $0.destination, gateway: $0.gateway) }
+    } else {
+      // One default route a family: of the first subnet that has one.
+      var families: Set<Bool> = []
+      routes = addresses.compactMap { entry in
+        let isV4 = entry.gateway.isV4
+        guard network != nil, families.insert(isV4).inserted,
+          let everything = IPPrefix(isV4 ? IPAddress(v4: 0) : IPAddress(high: 0, low: 0), length: 0)
+        else { return nil }
+        return AttachmentRoute(destination: everything, gateway: entry.gateway)
+      }
+    }
+    return Attachment(
+      id: record.id, containerID: record.containerID, interface: record.interface, netns: record.netns,
+      network: record.network, hostInterface: record.hostInterface, mac: record.mac,
+      mtu: network.map { mtu(of: $0, fabricMTU: fabricMTU) } ?? fabricMTU, addresses: addresses, routes: routes,
+      dns: network?.dns ?? [], state: record.state, reason: record.reason, podName: record.podName,
+      podNamespace: record.podNamespace, podUID: record.podUID)
+  }
+}

@@ -1,0 +1,138 @@
+import FoundationEssentials
+import Hummingbird
+import WeftAPI
+import WeftWire
+
+// The side of virtual machines: OpenStack's compute driver plugs ports by it.
+
+extension HTTPInterface {
+  var portEndpoints: [Endpoint] {
+    [
+      Endpoint(.post, "/port", addPorts),
+      Endpoint(.get, "/port/{uuid}", getPort),
+      Endpoint(.delete, "/port/{uuid}", deletePort),
+      Endpoint(.post, "/syncports", synchronizePorts),
+      Endpoint(.put, "/enable-port/{uuid}", enablePort),
+      Endpoint(.put, "/disable-port/{uuid}", disablePort),
+      Endpoint(.post, "/gateway", refuseGateway),
+      Endpoint(.delete, "/gateway", refuseGateway),
+    ]
+  }
+
+  /// One port or a list of them. Those before one that is refused stay.
+  @Sendable private func addPorts(_ request: Request, _ context: Context) async throws -> Response {
+    let body = try await JSON.body(request)
+    let isList = body.first { $0 > 0x20 } == UInt8(ascii: "[")
+    let ports = isList ? try JSON.decode([Port].self, body) : [try JSON.decode(Port.self, body)]
+    for (index, port) in ports.enumerated() {
+      do { try await add(port) } catch let error as APIError {
+        throw isList ? APIError(error.code, "[\(index)]: \(error.reason)") : error
+      }
+    }
+    return JSON.empty
+  }
+
+  private func add(_ posted: Port) async throws {
+    var port = posted
+    guard let id = Derived.uuid(port.id) else { throw APIError(.badRequest, "id \"\(port.id.short)\" is no UUID") }
+    guard let instance = Derived.uuid(port.instanceID) else {
+      throw APIError(.badRequest, "instance-id \"\(port.instanceID.short)\" is no UUID")
+    }
+    port.id = id
+    port.instanceID = instance
+    let device = try Checks.interface(port.systemName, "system-name")
+    guard let mac = MACAddress(port.macAddress) else {
+      throw APIError(.badRequest, "mac-address \"\(port.macAddress.short)\" is no MAC address such as 02:00:00:00:00:01")
+    }
+    guard (port.txVLANID ?? -1) == -1, (port.rxVLANID ?? -1) == -1 else {
+      throw APIError(.notSupported, "tx-vlan-id and rx-vlan-id: ports with VLAN tags are not supported; leave them at -1")
+    }
+    guard (0...1).contains(port.type ?? 0) else {
+      throw APIError(.notSupported, "type \(port.type ?? 0) is not supported: 0 (a VM's TAP) or 1 (a namespace's veth)")
+    }
+    let network = try network(port.vnID)
+    var addresses: [IPAddress] = []
+    for (key, text) in [("ip-address", port.ipAddress), ("ip6-address", port.ip6Address)] {
+      guard let text, !["", "None", "0.0.0.0", "::"].contains(text) else { continue }
+      guard let address = IPAddress(text), address.isV4 == (key == "ip-address") else {
+        throw APIError(.badRequest, "\(key) \"\(text.short)\" is no such address")
+      }
+      addresses.append(address)
+    }
+    let there = try await store.attachments(where: "id = ?", [id]).first
+    if let there {
+      guard there.origin == .port, there.containerID == instance, there.network == network, there.mac == mac,
+        Set(addresses).isSubset(of: there.addresses)
+      else { throw APIError(.conflict, "port \(id) is there with other properties; delete it first") }
+    } else {
+      let (record, isNew) = try await store.reserve(
+        NewAttachment(
+          id: id, containerID: instance, interface: device, netns: "", network: network, hostInterface: device,
+          mac: mac, addresses: addresses, vmUUID: instance, podName: try Checks.label(port.displayName, "display-name"),
+          origin: .port))
+      guard isNew || record.id == id else {
+        throw APIError(.conflict, "instance \(instance) has \(device) as port \(record.id) already")
+      }
+    }
+    try await store.setPort(port, time: Date().formatted(.iso8601))
+    if port.linkState == false {
+      try await agent.deactivate(id: id)
+    } else if there != nil {
+      _ = try await agent.place(
+        id: id, containerID: instance, interface: device, netns: "", hostInterface: device)
+    } else {
+      _ = try await agent.activate(id: id, waits: true)
+    }
+  }
+
+  /// A network by its UUID or name.
+  private func network(_ vnID: String?) throws -> String {
+    guard let vnID, !vnID.isEmpty, vnID != "None" else { return configuration.defaultNetwork }
+    let uuid = Derived.uuid(vnID)
+    for network in configuration.networks
+    where network.name == vnID || uuid != nil && Derived.networkUUID(network.name) == uuid {
+      return network.name
+    }
+    let known = configuration.networks.map { "\($0.name) (\(Derived.networkUUID($0.name)))" }
+    throw APIError(
+      .unknownNetwork, "vn-id \"\(vnID.short)\" is no network of this agent's; there are \(known.joined(separator: ", "))")
+  }
+
+  private func port(_ context: Context) async throws -> Port {
+    let id = try context.uuid("uuid")
+    guard let port = try await store.port(id) else { throw APIError(.notFound, "there is no port \(id)") }
+    return port
+  }
+
+  @Sendable private func getPort(_ request: Request, _ context: Context) async throws -> Response {
+    JSON.answer(try await port(context))
+  }
+
+  @Sendable private func deletePort(_ request: Request, _ context: Context) async throws -> Response {
+    let id = try context.uuid("uuid")
+    if try await store.port(id) != nil { _ = try await agent.delete(id: id) }
+    return JSON.empty
+  }
+
+  @Sendable private func synchronizePorts(_ request: Request, _ context: Context) async throws -> Response {
+    try await agent.synchronizePorts()
+    return JSON.empty
+  }
+
+  @Sendable private func enablePort(_ request: Request, _ context: Context) async throws -> Response {
+    _ = try await agent.activate(id: try await port(context).id, waits: true)
+    return JSON.empty
+  }
+
+  @Sendable private func disablePort(_ request: Request, _ context: Context) async throws -> Response {
+    try await agent.deactivate(id: try await port(context).id)
+    return JSON.empty
+  }
+
+  @Sendable private func refuseGateway(_ request: Request, _ context: Context) async throws -> Response {
+    throw APIError(
+      .notSupported,
+      "virtual gateways (a network's way out through the host) are not supported; the forwarder answers for each "
+        + "subnet's gateway by itself")
+  }
+}

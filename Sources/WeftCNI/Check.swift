@@ -1,0 +1,90 @@
+import WeftAPI
+import WeftNetlink
+import WeftWire
+
+extension Run {
+  /// CHECK: the interface against prevResult and the plugin's record, then the agent's word that it forwards. Names all
+  /// that is wrong, not the first only. What other plugins added is none of its business.
+  func check() throws(CNIError) {
+    guard let result = configuration.previousResult else {
+      throw CNIError(.configuration, "CHECK without prevResult", details: "it is the result that ADD gave")
+    }
+    let reported = try ReportedInterface(result, interface: key.interface)
+    let namespace = try openNamespace()
+    let container = try kernel { () throws(NetlinkError) in try Netlink(in: namespace) }
+    let host = try kernel { () throws(NetlinkError) in try Netlink() }
+    let attachment = try ask("tell about \(key)") { () throws(AgentFailure) in try agent.attachment(key) }
+    let record = records.read(key)
+
+    var problems: [String] = []
+    if let link = try kernel({ () throws(NetlinkError) in try container.link(named: key.interface) }) {
+      problems += checkLink(link, reported, mtu: reported.mtu ?? record?.mtu)
+      problems += try kernel { () throws(NetlinkError) in
+        try checkAddresses(link, reported.addresses, container)
+          + checkRoutes(link, record?.routes ?? attachment?.routes ?? [], container)
+      }
+      if let name = record?.hostInterface ?? attachment?.hostInterface {
+        problems += try kernel { () throws(NetlinkError) in try checkHostEnd(name, link, host) }
+      }
+    } else {
+      problems.append("\(key.interface) is not in \(netns)")
+    }
+    problems += checkAttachment(attachment, reported)
+    guard problems.isEmpty else { throw CNIError(.checkFailed, problems.joined(separator: "; "), details: "of \(key)") }
+    let status = try ask("tell its status") { () throws(AgentFailure) in try agent.status() }
+    guard status.forwarder.connected else {
+      throw CNIError(
+        .tryAgainLater, "the forwarder does not run: \(status.forwarder.reason ?? "no reason given")",
+        details: "the agent at \(settings.agent) looks for it at \(status.forwarder.socket)")
+    }
+  }
+
+  private func checkLink(_ link: Link, _ reported: ReportedInterface, mtu: Int?) -> [String] {
+    var problems: [String] = []
+    if link.kind != "veth" { problems.append("\(link.name) is a \(link.kind ?? "physical link"), not a veth") }
+    if !link.isUp { problems.append("\(link.name) is down") }
+    if let mac = reported.mac, link.mac != mac {
+      problems.append("\(link.name) has MAC address \(link.mac?.description ?? "none"), not \(mac)")
+    }
+    if let mtu, Int(link.mtu) != mtu { problems.append("\(link.name) has MTU \(link.mtu), not \(mtu)") }
+    return problems
+  }
+
+  private func checkAddresses(
+    _ link: Link, _ expected: [InterfaceAddress], _ container: Netlink
+  ) throws(NetlinkError) -> [String] {
+    let present = try container.addresses(interface: link.index)
+    return expected.filter { wanted in
+      !present.contains { $0.address == wanted.address && $0.prefixLength == wanted.prefixLength }
+    }.map { "\(link.name) lacks address \($0)" }
+  }
+
+  private func checkRoutes(
+    _ link: Link, _ expected: [AttachmentRoute], _ container: Netlink
+  ) throws(NetlinkError) -> [String] {
+    guard !expected.isEmpty else { return [] }
+    let present = try container.routes(interface: link.index)
+    return expected.filter { wanted in
+      !present.contains { $0.destination == wanted.destination && $0.gateway == wanted.gateway }
+    }.map { "the route to \($0.destination) via \($0.gateway) is gone" }
+  }
+
+  private func checkHostEnd(_ name: String, _ inner: Link, _ host: Netlink) throws(NetlinkError) -> [String] {
+    guard let outer = try host.link(named: name) else { return ["\(name), the host's end of \(inner.name), is gone"] }
+    if outer.peerIndex != inner.index { return ["\(name) is not the other end of \(inner.name)"] }
+    return outer.isUp ? [] : ["\(name), the host's end of \(inner.name), is down"]
+  }
+
+  private func checkAttachment(_ attachment: Attachment?, _ reported: ReportedInterface) -> [String] {
+    guard let attachment else { return ["the agent knows no attachment of \(key)"] }
+    var problems: [String] = []
+    if attachment.state != .active {
+      problems.append(
+        "the agent's attachment is \(attachment.state.rawValue)\(attachment.reason.map { ": \($0)" } ?? "")")
+    }
+    for entry in attachment.addresses where !reported.addresses.contains(entry.address) {
+      problems.append("the agent's attachment has \(entry.address), which prevResult lacks")
+    }
+    return problems
+  }
+}

@@ -1,0 +1,234 @@
+"""TABLES.json: what is refused, by the program with a JSON path and by the schema as far as a schema can say it."""
+
+import json
+
+import pytest
+import weft
+
+ROUTE = {"vrf": 1, "prefix": "198.51.100.0/24", "nexthop": 1}
+FABRIC_PORT = {"id": 9, "role": "fabric", "port": "pcap", "device": "f2", "mac": "02:00:00:00:ff:09",
+               "addresses": ["192.0.2.9"]}
+POD_PORT = {"id": 9, "role": "virtual", "port": "pcap", "device": "e", "mac": "02:00:00:00:01:09", "vrf": 1}
+VXLAN = {"id": 40, "action": "tunnel", "encapsulation": "vxlan", "interface": 0, "source": "192.0.2.1",
+         "destination": "192.0.2.4", "destination-mac": "02:00:00:00:ff:04"}
+MPLS = VXLAN | {"encapsulation": "mpls-over-udp"}
+COUNT = {table: len(rows) for table, rows in weft.tables().items()}
+
+
+def added(table, **row):
+    return weft.changed(weft.tables(), table, COUNT[table], to=row)
+
+
+def without(row, key):
+    return {name: value for name, value in row.items() if name != key}
+
+
+def at(table, *steps):
+    return f"$.{table}[{COUNT[table]}]" + "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps)
+
+
+# What is wrong, the document, the path that the program names, a part of its reason, whether the schema refuses it too.
+BAD = [
+    ("an array", [], "$", "an array where an object is expected", True),
+    ("no interfaces", weft.changed(weft.tables(), "interfaces", to=...), "$", '"interfaces" is missing', True),
+    ("unknown table", weft.changed(weft.tables(), "policies", to=[]), "$.policies", "unknown key", True),
+    ("table is an object", weft.changed(weft.tables(), "routes", to={}), "$.routes", "an array is expected", True),
+    ("row is a number", weft.changed(weft.tables(), "routes", 0, to=7), "$.routes[0]", "an object is expected", True),
+    # limits
+    ("unknown limit", weft.changed(weft.tables(), "limits", "labels", to=1), "$.limits.labels", "unknown key", True),
+    ("limit zero", weft.changed(weft.tables(), "limits", "flows", to=0), "$.limits.flows", "not within", True),
+    ("limit too large", weft.changed(weft.tables(), "limits", "interfaces", to=65537), "$.limits.interfaces",
+     "not within", True),
+    ("limit is no whole number", weft.changed(weft.tables(), "limits", "flows", to=1.5), "$.limits.flows",
+     "not a whole number", True),
+    ("more routes than the limit", weft.changed(weft.tables(), "limits", "routes", to=5), "$.routes[5]", "in use",
+     False),
+    ("more nexthops than the limit", weft.changed(weft.tables(), "limits", "nexthops", to=15), "$.nexthops[9].id",
+     "raise limits.nexthops", False),
+    ("more bridge entries than the limit", weft.changed(weft.tables(), "limits", "bridge", to=1), "$.bridge[", "in use",
+     False),
+    ("too few route nodes", weft.changed(weft.tables(), "limits", "route-nodes", to=3), "$.vrfs[1]", "route nodes",
+     False),
+    # VRFs
+    ("VRF twice", added("vrfs", id=1, name="green"), at("vrfs", "id"), "$.vrfs[0] already", False),
+    ("VRF's name twice", added("vrfs", id=3, name="blue"), at("vrfs", "name"), "$.vrfs[0] already", False),
+    ("VRF without name", added("vrfs", id=3), at("vrfs"), '"name" is missing', True),
+    ("VRF with an empty name", added("vrfs", id=3, name=""), at("vrfs", "name"), "1 to 63 bytes", True),
+    ("VRF with a long name", added("vrfs", id=3, name="x" * 64), at("vrfs", "name"), "1 to 63 bytes", True),
+    ("VRF with a long name in UTF-8", added("vrfs", id=3, name="\u00e4" * 32), at("vrfs", "name"), "1 to 63 bytes",
+     False),
+    ("VRF with a line break in its name", added("vrfs", id=3, name="a\nb"), at("vrfs", "name"), "control", True),
+    ("VRF beyond the limit", added("vrfs", id=16, name="green"), at("vrfs", "id"), "raise limits.vrfs", False),
+    ("VRF's id is text", added("vrfs", id="3", name="green"), at("vrfs", "id"), "a number is expected", True),
+    ("VRF's id is negative", added("vrfs", id=-1, name="green"), at("vrfs", "id"), "not within", True),
+    # interfaces
+    *[(f"interface without {key}", added("interfaces", **without(POD_PORT, key)), at("interfaces"),
+       f'"{key}" is missing', True) for key in POD_PORT],
+    ("fabric interface without addresses", added("interfaces", **without(FABRIC_PORT, "addresses")), at("interfaces"),
+     '"addresses" is missing', True),
+    ("fabric interface with no address", added("interfaces", **FABRIC_PORT | {"addresses": []}),
+     at("interfaces", "addresses"), "1 to 4 addresses", True),
+    ("fabric interface with five addresses", added("interfaces", **FABRIC_PORT | {
+        "addresses": [f"192.0.2.{i}" for i in range(10, 15)]}), at("interfaces", "addresses"), "1 to 4 addresses",
+     True),
+    ("fabric interface with a VRF", added("interfaces", **FABRIC_PORT, vrf=1), at("interfaces", "vrf"),
+     "belong to no VRF", True),
+    ("fabric interface's address", added("interfaces", **FABRIC_PORT | {"addresses": ["192.0.2.9", "192.0.2.256"]}),
+     at("interfaces", "addresses", 1), "is not an IPv4 or IPv6 address", True),
+    ("fabric interface's address is a group", added("interfaces", **FABRIC_PORT | {"addresses": ["224.0.0.1"]}),
+     at("interfaces", "addresses", 0), "a group address", False),
+    ("virtual interface with addresses", added("interfaces", **POD_PORT, addresses=["192.0.2.9"]),
+     at("interfaces", "addresses"), "only fabric interfaces", True),
+    ("unknown role", added("interfaces", **POD_PORT | {"role": "pod"}), at("interfaces", "role"),
+     '"pod" is none of virtual, fabric', True),
+    ("unknown port kind", added("interfaces", **POD_PORT | {"port": "dpdk"}), at("interfaces", "port"),
+     '"dpdk" is none of packet, tap, pcap', True),
+    ("a port that a replay does not open", added("interfaces", **POD_PORT | {"port": "tap"}), at("interfaces"),
+     "pcap", False),
+    ("device with a slash", added("interfaces", **POD_PORT | {"device": "../e"}), at("interfaces", "device"),
+     "not a device's name", True),
+    ("device is ..", added("interfaces", **POD_PORT | {"device": ".."}), at("interfaces", "device"),
+     "not a device's name", True),
+    ("device of 16 letters", added("interfaces", **POD_PORT | {"device": "e" * 16}), at("interfaces", "device"),
+     "not a device's name", True),
+    ("device twice", added("interfaces", **POD_PORT | {"device": "a"}), at("interfaces", "device"),
+     "$.interfaces[1] already", False),
+    ("MAC cut", added("interfaces", **POD_PORT | {"mac": "02:00:00:00:01"}), at("interfaces", "mac"),
+     "is not a MAC address", True),
+    ("MAC with hyphens", added("interfaces", **POD_PORT | {"mac": "02-00-00-00-01-09"}), at("interfaces", "mac"),
+     "is not a MAC address", True),
+    ("MAC is a group", added("interfaces", **POD_PORT | {"mac": "01:00:5e:00:00:01"}), at("interfaces", "mac"),
+     "a group address", True),
+    ("MAC is zero", added("interfaces", **POD_PORT | {"mac": "00:00:00:00:00:00"}), at("interfaces", "mac"), "zero",
+     True),
+    ("MTU 67", added("interfaces", **POD_PORT, mtu=67), at("interfaces", "mtu"), "not within 68 to 65535", True),
+    ("MTU 65536", added("interfaces", **POD_PORT, mtu=65536), at("interfaces", "mtu"), "not within", True),
+    ("unknown VRF", added("interfaces", **POD_PORT | {"vrf": 7}), at("interfaces", "vrf"), "there is no VRF 7", False),
+    ("unknown key of an interface", added("interfaces", **POD_PORT, speed=10), at("interfaces", "speed"),
+     "the keys here are id, role", True),
+    # nexthops
+    ("unknown action", added("nexthops", id=40, action="drop"), at("nexthops", "action"), '"drop" is none of', True),
+    ("nexthop twice", added("nexthops", id=1, action="discard"), at("nexthops", "id"), "$.nexthops[0] already", False),
+    ("key of another action", added("nexthops", id=40, action="discard", vrf=1), at("nexthops", "vrf"),
+     "its keys are id, action", True),
+    ("encap without MAC", added("nexthops", id=40, action="encap", interface=1), at("nexthops"),
+     '"destination-mac" is missing', True),
+    ("encap to the fabric", added("nexthops", **{"id": 40, "action": "encap", "interface": 0,
+                                                 "destination-mac": weft.MAC["a"]}), at("nexthops", "interface"),
+     "interface 0 is fabric", False),
+    ("encap to nowhere", added("nexthops", **{"id": 40, "action": "encap", "interface": 12,
+                                              "destination-mac": weft.MAC["a"]}), at("nexthops", "interface"),
+     "there is no interface 12", False),
+    ("tunnel by a pod's interface", added("nexthops", **VXLAN | {"interface": 1}), at("nexthops", "interface"),
+     "interface 1 is virtual", False),
+    *[(f"tunnel without {key}", added("nexthops", **without(VXLAN, key)), at("nexthops"), f'"{key}" is missing', True)
+      for key in ("encapsulation", "interface", "source", "destination")],
+    ("unknown encapsulation", added("nexthops", **VXLAN | {"encapsulation": "geneve"}), at("nexthops", "encapsulation"),
+     '"geneve" is none of vxlan, mpls-over-udp', True),
+    ("tunnel of two families", added("nexthops", **VXLAN | {"destination": "2001:db8::4"}),
+     at("nexthops", "destination"), "not of one family", False),
+    ("MPLS with an inner MAC", added("nexthops", **MPLS, **{"inner-destination-mac": weft.MAC["a"]}),
+     at("nexthops", "inner-destination-mac"), "carries no Ethernet header", True),
+    ("unresolved by zero MAC", added("nexthops", **VXLAN | {"destination-mac": "00:00:00:00:00:00"}),
+     at("nexthops", "destination-mac"), "zero", True),
+    ("translation to no VRF", added("nexthops", **{"id": 40, "action": "vrf-translate", "vrf": 7}),
+     at("nexthops", "vrf"), "there is no VRF 7", False),
+    # labels and VNIs
+    ("reserved label", added("labels", label=15, nexthop=31), at("labels", "label"), "not within 16", True),
+    ("label of 21 bits", added("labels", label=1 << 20, nexthop=31), at("labels", "label"), "not within", True),
+    ("label twice", added("labels", label=100, nexthop=32), at("labels", "label"), "$.labels[0] already", False),
+    ("label to nowhere", added("labels", label=300, nexthop=40), at("labels", "nexthop"), "no nexthop 40", False),
+    ("label to a receive nexthop", added("labels", label=300, nexthop=weft.RECEIVE), at("labels"), "cannot end", False),
+    ("VNI of 25 bits", added("vnis", vni=1 << 24, nexthop=31), at("vnis", "vni"), "not within", True),
+    ("VNI twice", added("vnis", vni=100, nexthop=32), at("vnis", "vni"), "$.vnis[0] already", False),
+    ("VNI to a tunnel", added("vnis", vni=300, nexthop=10), at("vnis"), "cannot end", False),
+    # routes
+    *[(f"route without {key}", added("routes", **without(ROUTE, key)), at("routes"), f'"{key}" is missing', True)
+      for key in ROUTE],
+    ("host bits", added("routes", **ROUTE | {"prefix": "198.51.100.7/24"}), at("routes", "prefix"),
+     "the prefix is 198.51.100.0/24", False),
+    ("IPv6 host bits", added("routes", **ROUTE | {"prefix": "2001:db8:7::7/64"}), at("routes", "prefix"),
+     "the prefix is 2001:db8:7::/64", False),
+    ("prefix without length", added("routes", **ROUTE | {"prefix": "198.51.100.7"}), at("routes", "prefix"),
+     "198.51.100.7/32", True),
+    ("prefix of length 33", added("routes", **ROUTE | {"prefix": "198.51.100.0/33"}), at("routes", "prefix"), "0 to 32",
+     False),
+    ("prefix with a mask", added("routes", **ROUTE | {"prefix": "198.51.100.0/255.255.255.0"}), at("routes", "prefix"),
+     "0 to 32", True),
+    ("prefix is a name", added("routes", **ROUTE | {"prefix": "default"}), at("routes", "prefix"), "not a prefix",
+     True),
+    ("route twice", added("routes", **ROUTE | {"prefix": weft.tables()["routes"][0]["prefix"]}),
+     at("routes", "prefix"), "$.routes[0] already", False),
+    ("route of no VRF", added("routes", **ROUTE | {"vrf": 7}), at("routes", "vrf"), "no VRF 7", False),
+    ("route to nowhere", added("routes", **ROUTE | {"nexthop": 40}), at("routes", "nexthop"), "no nexthop 40", False),
+    ("tunnel route without label", added("routes", **ROUTE | {"nexthop": 10}), at("routes"), "say the VNI", False),
+    ("tunnel route with a reserved label", added("routes", **ROUTE | {"nexthop": 12}, label=3), at("routes", "label"),
+     "not within 16", False),
+    ("local route with a label", added("routes", **ROUTE, label=100), at("routes", "label"), "only a tunnel", False),
+    ("label of 25 bits", added("routes", **ROUTE | {"nexthop": 10}, label=1 << 24), at("routes", "label"), "not within",
+     True),
+    # bridge
+    ("bridge entry twice", added("bridge", vrf=1, mac=weft.MAC["a"].upper(), nexthop=1), at("bridge", "mac"),
+     "$.bridge[0] already", False),
+    ("bridge entry for a group", added("bridge", vrf=1, mac="ff:ff:ff:ff:ff:ff", nexthop=1), at("bridge", "mac"),
+     "a group address", True),
+    ("bridge entry to a VRF", added("bridge", vrf=1, mac="02:00:00:00:09:01", nexthop=31), at("bridge"), "cannot lead",
+     False),
+]
+
+
+def messages(document):
+    return [error.message for error in weft.SCHEMA.iter_errors(document)]
+
+
+@pytest.mark.parametrize("document, path, reason, by_schema", [pytest.param(*row[1:], id=row[0]) for row in BAD])
+def test_refused(replay, document, path, reason, by_schema):
+    # The capture is not there: tables come first.
+    run = replay({"a": "/nonexistent.pcap"}, json.dumps(document), expect_status=1)
+    assert f": at {path}" in run.stderr and reason in run.stderr, run.stderr
+    assert not run.out.exists()
+    assert (messages(document) != []) == by_schema, messages(document)
+
+
+@pytest.mark.parametrize("text, place, reason", [
+    ("", "line 1, column 1", "the file ends"),
+    ('{"interfaces": [\n  {"id": 0,}\n]}', "line 2, column 12", "a key in double quotes"),
+    ('{"interfaces": []} x', "line 1, column 20", "after the end"),
+    ('{"interfaces": [], "interfaces": []}', "$.interfaces (line 1, column 34)", "twice"),
+    ("[" * 100000, "line 1, column 17", "within each other"),
+    ('{"interfaces": [NaN]}', "line 1, column 17", "where a value is expected"),
+    ("# tables\n{}", "line 1, column 1", "where a value is expected"),
+])
+def test_not_json(replay, text, place, reason):
+    run = replay({"a": "/nonexistent.pcap"}, text, expect_status=1)
+    assert place in run.stderr and reason in run.stderr, run.stderr
+    assert not run.out.exists()
+
+
+def test_schema_is_one():
+    weft.SCHEMA.check_schema(weft.SCHEMA.schema)
+    assert messages(weft.tables()) == []
+
+
+def test_schema_knows_what_the_program_knows(replay):
+    # Every key that the schema names is taken by the program: a document that uses them all.
+    document = weft.tables()
+    document["$schema"] = "tables.schema.json"
+    document["interfaces"][0]["mtu"] = 65535
+    replay({"a": []}, document)
+    used = {*document, *document["limits"]}
+    for rows in document.values():
+        if isinstance(rows, list):
+            used.update(key for row in rows for key in row)
+    named = set()
+
+    def walk(schema):
+        if isinstance(schema, dict):
+            named.update(schema.get("properties", {}))
+            for value in schema.values():
+                walk(value)
+        elif isinstance(schema, list):
+            for value in schema:
+                walk(value)
+    walk(weft.SCHEMA.schema)
+    assert used == named

@@ -1,0 +1,79 @@
+import CLinux
+import Glibc
+import Testing
+import WeftRing
+
+@Suite struct StatisticsTests {
+  private func region(workers: Int = 2, interfaces: Int = 4) throws -> StatisticsRegion {
+    try StatisticsRegion(
+      layout: StatisticsLayout(workers: workers, interfaces: interfaces, reasons: 3),
+      reasons: [
+        ("short_frame", "the frame is short"), ("no_route", "no route"),
+        (String(repeating: "n", count: 100), String(repeating: "e", count: 300)),
+      ])
+  }
+
+  @Test func sumsOverWorkers() throws {
+    let region = try region()
+    let reader = try region.reader()
+    #expect(reader.interfaces().isEmpty)
+    #expect(reader.drops().map(\.count) == [0, 0, 0])
+    for worker in 0..<2 {
+      let statistics = region.worker(worker)
+      weft_count(statistics.drops + 8, UInt64(10 + worker))
+      for field in 0..<5 {
+        weft_count(statistics.interfaces + 64 * 3 + field * 8, UInt64((field + 1) * (worker + 1)))
+      }
+    }
+    #expect(reader.drops().map(\.count) == [0, 21, 0])
+    #expect(reader.drops()[1].name == "no_route" && reader.drops()[1].explanation == "no route")
+    // Names are cut to their place.
+    #expect(reader.drops()[2].name == String(repeating: "n", count: 31))
+    #expect(reader.drops()[2].explanation == String(repeating: "e", count: 127))
+    let interfaces = reader.interfaces()
+    #expect(interfaces.map(\.id) == [3])
+    #expect(interfaces[0].rxPackets == 3 && interfaces[0].rxBytes == 6 && interfaces[0].txPackets == 9)
+    #expect(interfaces[0].txBytes == 12 && interfaces[0].drops == 15)
+    #expect(reader.interface(3) == interfaces[0])
+    // Beyond the region there is nothing.
+    for id: UInt32 in [4, 5, 1 << 20, .max] { #expect(reader.interface(id).rxPackets == 0) }
+  }
+
+  @Test func workers() throws {
+    let region = try region()
+    let reader = try region.reader()
+    let worker = region.worker(1)
+    worker.setPlace(core: -1, node: 3)
+    worker.countBatch(packets: 32)
+    worker.countBatch(packets: 1)
+    worker.countSleep()
+    worker.setFlows(12, refused: 3)
+    let now = weft_monotonic_ns()
+    worker.beat(now: now - 5_000_000_000)
+    let read = reader.workers()[1]
+    #expect(read.index == 1 && read.core == -1 && read.numaNode == 3)
+    #expect(read.batches == 2 && read.packets == 33 && read.sleeps == 1 && read.flows == 12 && read.flowsRefused == 3)
+    #expect((5000...6000).contains(read.heartbeatAgeMilliseconds))
+    worker.beat(now: .max)
+    #expect(reader.workers()[1].heartbeatAgeMilliseconds == 0, "a clock ahead of ours is no age")
+  }
+
+  /// Parts of the region do not overlap, at any size.
+  @Test(arguments: [(1, 1), (1, 4096), (3, 7), (64, 129)]) func partsAreApart(workers: Int, interfaces: Int) throws {
+    let region = try region(workers: workers, interfaces: interfaces)
+    let reader = try region.reader()
+    for worker in 0..<workers {
+      let statistics = region.worker(worker)
+      for reason in 0..<3 { weft_count(statistics.drops + reason * 8, 1) }
+      for interface in 0..<interfaces {
+        for field in 0..<5 { weft_count(statistics.interfaces + interface * 64 + field * 8, 1) }
+      }
+      statistics.countSleep()
+    }
+    let count = UInt64(workers)
+    #expect(reader.drops().allSatisfy { $0.count == count && !$0.name.isEmpty })
+    #expect(reader.interfaces().count == interfaces)
+    #expect(reader.interfaces().allSatisfy { $0.rxPackets == count && $0.drops == count })
+    #expect(reader.workers().allSatisfy { $0.sleeps == 1 && $0.batches == 0 && $0.flows == 0 })
+  }
+}
