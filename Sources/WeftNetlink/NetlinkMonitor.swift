@@ -39,6 +39,15 @@ public final class NetlinkMonitor: Sendable {
   public init(_ groups: Set<Group> = Set(Group.allCases)) throws(NetlinkError) {
     socket = try Netlink.open()
     do { wakeup = try .event() } catch { throw NetlinkError(error.operation, error.object, code: error.code) }
+    // Without a port number of its own the socket is passed over: the kernel's is zero too.
+    var address = sockaddr_nl()
+    address.nl_family = sa_family_t(AF_NETLINK)
+    let bound = unsafe withUnsafePointer(to: &address) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe bind(socket.raw, $0, socklen_t(MemoryLayout<sockaddr_nl>.size))
+      }
+    }
+    guard bound == 0 else { throw NetlinkError("bind", "a netlink socket") }
     for group in groups.flatMap(\.numbers) {
       var number = Int32(bitPattern: group.rawValue)
       guard unsafe setsockopt(socket.raw, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &number, 4) == 0 else {

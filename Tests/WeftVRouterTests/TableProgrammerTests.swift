@@ -229,7 +229,7 @@ struct TableProgrammerTests {
 
   @Test("full route nodes refuse more without a trace")
   func fullNodes() throws {
-    let fixture = try Fixture { $0.routeNodes = 8 }
+    let fixture = try Fixture { $0.routeNodes = 20 }
     try fixture.fill()
     var refused = 0
     for number in 0..<32 {

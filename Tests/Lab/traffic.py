@@ -1,0 +1,113 @@
+#!/usr/bin/python3
+"""Traffic that says of itself whether it arrived as it was sent. Run in a pod: traffic.py COMMAND ...
+
+tcp-serve ADDRESS PORT STREAMS    take connections; a JSON line for each at its end (bytes, sha256), progress lines before
+tcp-send ADDRESS PORT BYTES SEED [BYTES-PER-SECOND]
+                                  send a stream; a JSON line at the end
+udp-echo ADDRESS PORT             send each datagram back
+udp-sizes ADDRESS PORT FROM TO    a datagram of each size and its echo compared; a JSON line with what went wrong
+"""
+import hashlib
+import json
+import os
+import random
+import socket
+import sys
+import threading
+import time
+
+BLOCK = 1 << 18
+
+
+def family(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def say(**words):
+    print(json.dumps(words), flush=True)
+
+
+def tcp_serve(address, port, streams):
+    listener = socket.socket(family(address), socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((address, port))
+    listener.listen(64)
+    say(listening=port)
+    total = [0] * streams
+
+    def take(index, connection):
+        digest = hashlib.sha256()
+        while data := connection.recv(1 << 20):
+            digest.update(data)
+            total[index] += len(data)
+        # The sender's seed comes first, in 8 bytes, so that streams can be told apart.
+        say(bytes=total[index], sha256=digest.hexdigest())
+        connection.close()
+
+    def report():
+        while True:
+            time.sleep(0.1)
+            say(progress=sum(total), time=time.monotonic())
+
+    threading.Thread(target=report, daemon=True).start()
+    takers = []
+    for index in range(streams):
+        connection, _ = listener.accept()
+        takers.append(threading.Thread(target=take, args=(index, connection)))
+        takers[-1].start()
+    for taker in takers:
+        taker.join()
+
+
+def tcp_send(address, port, size, seed, rate=None):
+    base = bytearray(random.Random(seed).randbytes(BLOCK))
+    digest = hashlib.sha256()
+    connection = socket.create_connection((address, port), timeout=10)
+    connection.settimeout(60)
+    sent = 0
+    began = time.monotonic()
+    while sent < size:
+        # Every block differs, so that none can stand for another.
+        base[:8] = (sent // BLOCK).to_bytes(8, "big")
+        block = bytes(base[: size - sent])
+        connection.sendall(block)
+        digest.update(block)
+        sent += len(block)
+        if rate:
+            time.sleep(max(0, sent / rate - (time.monotonic() - began)))
+    connection.shutdown(socket.SHUT_WR)
+    connection.recv(1)
+    say(bytes=sent, sha256=digest.hexdigest(), seconds=time.monotonic() - began)
+
+
+def udp_echo(address, port):
+    echo = socket.socket(family(address), socket.SOCK_DGRAM)
+    echo.bind((address, port))
+    say(listening=port)
+    while True:
+        data, sender = echo.recvfrom(65536)
+        echo.sendto(data, sender)
+
+
+def udp_sizes(address, port, first, last):
+    client = socket.socket(family(address), socket.SOCK_DGRAM)
+    client.connect((address, port))
+    client.settimeout(2)
+    wrong = []
+    for size in range(first, last + 1):
+        data = os.urandom(size)
+        client.send(data)
+        try:
+            if client.recv(65536) != data:
+                wrong.append(f"{size}: came back changed")
+        except OSError as error:
+            wrong.append(f"{size}: {error}")
+        if len(wrong) > 5:
+            break
+    say(wrong=wrong)
+
+
+if __name__ == "__main__":
+    command, address, *numbers = sys.argv[1:]
+    commands = {"tcp-serve": tcp_serve, "tcp-send": tcp_send, "udp-echo": udp_echo, "udp-sizes": udp_sizes}
+    commands[command](address, *(int(number) for number in numbers))

@@ -1,0 +1,170 @@
+import Foundation
+import Testing
+import WeftRing
+import WeftWire
+
+/// The real program between real interfaces: a TAP interface that it holds open, and a veth.
+@Suite(
+  "Forwarder", .enabled(if: Sandbox.isRoot, "needs root for network namespaces"), .serialized)
+struct ForwarderTests {
+  private static let tapMAC = MACAddress(bits: 0x0200_0000_00A1)
+  private static let vethMAC = MACAddress(bits: 0x0200_0000_00B1)
+
+  private static let commands: [Command] = [
+    .begin(generation: 1),
+    .setVRF(VRFConfiguration(id: 0, name: "blue")),
+    .setInterface(
+      InterfaceConfiguration(id: 0, role: .virtual, port: .tap, device: "tap0", mac: tapMAC, vrf: 0)),
+    .setInterface(
+      InterfaceConfiguration(id: 1, role: .virtual, port: .packet, device: "veth0", mac: vethMAC, vrf: 0)),
+    .setNexthop(NexthopConfiguration(id: 0, action: .encap(interface: 0, destinationMAC: tapMAC))),
+    .setNexthop(NexthopConfiguration(id: 1, action: .encap(interface: 1, destinationMAC: vethMAC))),
+    .setNexthop(NexthopConfiguration(id: 2, action: .receive)),
+    .setRoute(RouteConfiguration(vrf: 0, prefix: IPPrefix("10.0.0.1/32")!, nexthop: 2)),
+    .setRoute(RouteConfiguration(vrf: 0, prefix: IPPrefix("10.0.0.2/32")!, nexthop: 0)),
+    .setRoute(RouteConfiguration(vrf: 0, prefix: IPPrefix("10.0.0.3/32")!, nexthop: 1)),
+    .setRoute(RouteConfiguration(vrf: 0, prefix: IPPrefix("fd00::2/128")!, nexthop: 0)),
+    .setRoute(RouteConfiguration(vrf: 0, prefix: IPPrefix("fd00::3/128")!, nexthop: 1)),
+    .barrier,
+  ]
+
+  /// Two pods: one whose interface is the TAP, one on the veth.
+  private func pods(_ sandbox: Sandbox, _ client: RingClient) throws -> (tap: String, veth: String) {
+    let tap = try sandbox.add("tap")
+    let veth = try sandbox.add("veth")
+    try sandbox.must("-n", sandbox.host, "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", veth)
+    try sandbox.must("-n", sandbox.host, "link", "set", "veth0", "up")
+    for (command, result) in zip(Self.commands, try client.apply(Self.commands)) {
+      if case .failure(let refusal) = result { Issue.record("\(command): \(refusal)") }
+    }
+    try sandbox.must("-n", sandbox.host, "link", "set", "tap0", "netns", tap, "name", "eth0")
+    for (namespace, mac, last) in [(tap, Self.tapMAC, "2"), (veth, Self.vethMAC, "3")] {
+      try sandbox.must("-n", namespace, "link", "set", "eth0", "address", mac.description)
+      try sandbox.must("-n", namespace, "link", "set", "eth0", "up")
+      try sandbox.must("-n", namespace, "address", "add", "10.0.0.\(last)/24", "dev", "eth0")
+      try sandbox.must("-n", namespace, "address", "add", "fd00::\(last)/64", "dev", "eth0", "nodad")
+    }
+    return (tap, veth)
+  }
+
+  /// Ten megabytes through TCP arrive as they were sent.
+  private func transfer(from: String, to: String, address: String) throws {
+    let receiver = """
+      import socket, hashlib, sys
+      s = socket.create_server(("\(address)", 5300), family=socket.AF_INET6 if ":" in "\(address)" else socket.AF_INET)
+      s.settimeout(20); print("ready", flush=True)
+      c, _ = s.accept(); c.settimeout(20); h = hashlib.sha256()
+      while (d := c.recv(1 << 16)): h.update(d)
+      print(h.hexdigest())
+      """
+    let sender = """
+      import socket, hashlib, os
+      d = os.urandom(10 << 20); s = socket.create_connection(("\(address)", 5300), timeout=20); s.sendall(d); s.close()
+      print(hashlib.sha256(d).hexdigest())
+      """
+    let process = Process()
+    process.executableURL = URL(filePath: "/usr/bin/env")
+    process.arguments = ["ip", "netns", "exec", to, "/usr/bin/python3", "-c", receiver]
+    let pipe = Pipe()
+    process.standardOutput = pipe
+    try process.run()
+    var heard = Data()
+    while !String(decoding: heard, as: UTF8.self).contains("ready") {
+      let more = pipe.fileHandleForReading.availableData
+      if more.isEmpty { break }
+      heard += more
+    }
+    let sent = try run("ip", "netns", "exec", from, "/usr/bin/python3", "-c", sender)
+    #expect(sent.status == 0, "\(sent.output)")
+    heard += pipe.fileHandleForReading.readDataToEndOfFile()
+    process.waitUntilExit()
+    let lines = String(decoding: heard, as: UTF8.self).split(separator: "\n")
+    #expect(lines.last.map(String.init) == sent.output.trimmingCharacters(in: .whitespacesAndNewlines))
+  }
+
+  @Test("a TAP and a veth reach each other, with one worker and with all cores", arguments: [false, true])
+  func tapAndVeth(_ manyWorkers: Bool) throws {
+    let sandbox = try Sandbox()
+    let cores = ProcessInfo.processInfo.activeProcessorCount
+    let client = try sandbox.start("--cores", manyWorkers && cores > 1 ? "0-\(cores - 1)" : "0")
+    let (tap, veth) = try pods(sandbox, client)
+    for (from, address) in [
+      (tap, "10.0.0.1"), (tap, "10.0.0.3"), (veth, "10.0.0.2"), (tap, "fd00::3"), (veth, "fd00::2"),
+    ] {
+      let result = try run("ip", "netns", "exec", from, "ping", "-c", "5", "-i", "0.02", "-W", "2", address)
+      #expect(result.output.contains("5 received") && !result.output.contains("DUP"), "\(result.output)")
+    }
+    for (from, to, address) in [
+      (tap, veth, "10.0.0.3"), (veth, tap, "10.0.0.2"), (tap, veth, "fd00::3"), (veth, tap, "fd00::2"),
+    ] {
+      try transfer(from: from, to: to, address: address)
+    }
+    let counters = client.statistics.interface(0)
+    #expect(counters.rxBytes > 20 << 20 && counters.txBytes > 20 << 20)
+    let flows = try client.dump(.flows)
+    #expect(
+      flows.contains {
+        if case .flow(let flow) = $0 { flow.proto == IPProtocol.tcp && flow.bytes > 10 << 20 } else { false }
+      })
+    client.close()
+    #expect(sandbox.stop() == 0)
+    #expect(!FileManager.default.fileExists(atPath: sandbox.socket))
+  }
+
+  @Test("what the kernel will not open is refused with the reason, and changes nothing")
+  func devices() throws {
+    let sandbox = try Sandbox()
+    let client = try sandbox.start("--cores", "0")
+    let results = try client.apply([
+      .setVRF(VRFConfiguration(id: 0, name: "blue")),
+      .setInterface(
+        InterfaceConfiguration(id: 0, role: .virtual, port: .packet, device: "nothere", mac: Self.tapMAC, vrf: 0)),
+      .setInterface(
+        InterfaceConfiguration(id: 0, role: .virtual, port: .pcap, device: "file", mac: Self.tapMAC, vrf: 0)),
+      .setInterface(InterfaceConfiguration(id: 0, role: .virtual, port: .tap, device: "lo", mac: Self.tapMAC, vrf: 0)),
+    ])
+    for result in results.dropFirst() {
+      guard case .failure(let refusal) = result else {
+        Issue.record("accepted")
+        continue
+      }
+      #expect(refusal.code == .device && !refusal.reason.isEmpty)
+    }
+    #expect(try client.dump(.interfaces).isEmpty)
+  }
+
+  @Test("an interface's device goes away and comes back")
+  func deviceComesBack() throws {
+    let sandbox = try Sandbox()
+    let client = try sandbox.start("--cores", "0")
+    _ = try pods(sandbox, client)
+    func state() throws -> InterfaceState? {
+      for case .interface(let configuration, let state) in try client.dump(.interfaces) where configuration.id == 1 {
+        return state
+      }
+      return nil
+    }
+    /// Waits for what the kernel tells the forwarder on its own time.
+    func becomes(up: Bool) throws -> Bool {
+      for _ in 0..<500 {
+        if try state()?.isUp == up { return true }
+        usleep(10_000)
+      }
+      return false
+    }
+    #expect(try becomes(up: true))
+    try sandbox.must("-n", sandbox.host, "link", "delete", "veth0")
+    #expect(try becomes(up: false))
+    let again = try sandbox.add("again")
+    try sandbox.must("-n", sandbox.host, "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", again)
+    try sandbox.must("-n", sandbox.host, "link", "set", "veth0", "up")
+    try sandbox.must("-n", again, "link", "set", "eth0", "address", Self.vethMAC.description, "up")
+    try sandbox.must("-n", again, "address", "add", "10.0.0.3/24", "dev", "eth0")
+    // The same command again opens the new device of that name.
+    for result in try client.apply(Self.commands) {
+      if case .failure(let refusal) = result { Issue.record("\(refusal)") }
+    }
+    let result = try run("ip", "netns", "exec", again, "ping", "-c", "3", "-i", "0.05", "-W", "2", "10.0.0.1")
+    #expect(result.output.contains("3 received"), "\(result.output)")
+  }
+}

@@ -1,0 +1,102 @@
+import Foundation
+import Testing
+import WeftRing
+
+/// Runs a program to its end.
+@discardableResult
+func run(_ words: String...) throws -> (status: Int32, output: String) {
+  let process = Process()
+  process.executableURL = URL(filePath: "/usr/bin/env")
+  process.arguments = words
+  let pipe = Pipe()
+  process.standardOutput = pipe
+  process.standardError = pipe
+  try process.run()
+  let output = String(decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+  process.waitUntilExit()
+  return (process.terminationStatus, output)
+}
+
+struct SandboxFailure: Error, CustomStringConvertible {
+  let description: String
+}
+
+/// A forwarder in a network namespace of its own, and namespaces for pods; all gone with it.
+final class Sandbox {
+  static var isRoot: Bool { geteuid() == 0 }
+
+  let host: String
+  private let name = "weft-test-\(getpid())-\(UInt32.random(in: 0...99999))"
+  private let folder: URL
+  private var process: Process?
+  private var namespaces: [String] = []
+
+  var socket: String { folder.appending(path: "forwarder.sock").path }
+
+  init() throws {
+    host = "\(name)-host"
+    folder = FileManager.default.temporaryDirectory.appending(path: name)
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    try add("host")
+  }
+
+  deinit {
+    stop(SIGKILL)
+    for namespace in namespaces { _ = try? run("ip", "netns", "delete", namespace) }
+    try? FileManager.default.removeItem(at: folder)
+  }
+
+  /// Makes a namespace and returns its name.
+  @discardableResult
+  func add(_ suffix: String) throws -> String {
+    let namespace = "\(name)-\(suffix)"
+    try must("netns", "add", namespace)
+    namespaces.append(namespace)
+    try must("-n", namespace, "link", "set", "lo", "up")
+    return namespace
+  }
+
+  /// `ip WORDS`; throws when it fails.
+  func must(_ words: String...) throws {
+    let process = Process()
+    process.executableURL = URL(filePath: "/usr/bin/env")
+    process.arguments = ["ip"] + words
+    try process.run()
+    process.waitUntilExit()
+    guard process.terminationStatus == 0 else {
+      throw SandboxFailure(description: "ip \(words.joined(separator: " ")) failed")
+    }
+  }
+
+  private static var program: String {
+    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
+    let folder = ProcessInfo.processInfo.environment["WEFT_BIN"] ?? root.appending(path: ".build/release").path
+    return "\(folder)/weft-vrouter"
+  }
+
+  /// Starts the forwarder and connects as its agent.
+  func start(_ arguments: String...) throws -> RingClient {
+    let process = Process()
+    process.executableURL = URL(filePath: "/usr/bin/env")
+    process.arguments =
+      ["ip", "netns", "exec", host, Self.program, "run", "--socket", socket, "--log-level", "warning"] + arguments
+    try process.run()
+    self.process = process
+    for _ in 0..<1000 where process.isRunning {
+      if let client = try? RingClient.connect(path: socket, role: .agent) { return client }
+      usleep(10_000)
+    }
+    throw SandboxFailure(description: "the forwarder does not answer at \(socket)")
+  }
+
+  /// Ends the forwarder; its exit status.
+  @discardableResult
+  func stop(_ signal: Int32 = SIGTERM) -> Int32? {
+    guard let process else { return nil }
+    self.process = nil
+    kill(process.processIdentifier, signal)
+    process.waitUntilExit()
+    return process.terminationStatus
+  }
+}
