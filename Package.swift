@@ -39,6 +39,10 @@ let package = Package(
     .executable(name: "weft-agent", targets: ["weft-agent"]),
     .executable(name: "weft-cni", targets: ["weft-cni"]),
     .executable(name: "weft", targets: ["weft"]),
+    // For Benchmarks/, a package of its own.
+    .library(
+      name: "WeftDataPlane",
+      targets: ["WeftVRouter", "WeftForwarding", "WeftTables", "WeftRing", "WeftWire", "WeftSystem", "CLinux"]),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -126,6 +130,8 @@ let package = Package(
 
     .testTarget(name: "WeftWireTests", dependencies: ["WeftWire"], swiftSettings: high),
     .testTarget(name: "WeftTablesTests", dependencies: ["WeftTables", "WeftWire"], swiftSettings: high),
+    .testTarget(
+      name: "WeftNetlinkTests", dependencies: ["WeftNetlink", "WeftWire", "CLinux"], swiftSettings: high),
     .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire"], swiftSettings: high),
     .testTarget(
       name: "WeftVRouterTests", dependencies: ["WeftVRouter", "WeftForwarding", "WeftRing", "WeftTables", "WeftWire"],

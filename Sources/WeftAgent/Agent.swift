@@ -209,7 +209,8 @@ public actor Agent {
       logger.info(
         "replayed into the forwarder",
         metadata: [
-          "generation": "\(generation)", "attachments": "\(installed.count)", "failed": "\(records.count - installed.count)",
+          "generation": "\(generation)", "attachments": "\(installed.count)",
+          "failed": "\(records.count - installed.count)",
         ])
       if problem != nil { retryReplay() }
     } catch let error as RingError {
@@ -450,6 +451,8 @@ public actor Agent {
 
   /// Ports are put into the forwarder again.
   func synchronizePorts() throws(APIError) {
-    for record in try store.attachmentsNow(where: "wanted AND origin = 'port'") { _ = try activate(record, waits: true) }
+    for record in try store.attachmentsNow(where: "wanted AND origin = 'port'") {
+      _ = try activate(record, waits: true)
+    }
   }
 }

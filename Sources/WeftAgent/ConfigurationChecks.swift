@@ -75,9 +75,14 @@ extension AgentConfiguration {
       let what =
         place < member.subnets.count
         ? "\(path).subnets[\(place)]" : "\(path).pods[\(place - member.subnets.count)]"
-      if member.prefixes[..<place].contains(prefix) { throw ConfigurationError(path: what, "\(prefix) stands here twice") }
-      for other in peers[..<index] where other.networks.contains(where: { $0.name == member.name && $0.prefixes.contains(prefix) }) {
-        throw ConfigurationError(path: what, "\(prefix) of \(member.name) is behind \(other.name) already")
+      if member.prefixes[..<place].contains(prefix) {
+        throw ConfigurationError(path: what, "\(prefix) stands here twice")
+      }
+      let earlier = peers[..<index].first { other in
+        other.networks.contains { $0.name == member.name && $0.prefixes.contains(prefix) }
+      }
+      if let earlier {
+        throw ConfigurationError(path: what, "\(prefix) of \(member.name) is behind \(earlier.name) already")
       }
       for subnet in network.subnets where subnet.prefix.contains(prefix) && subnet.prefix != prefix {
         // Where a range was given it is this node's; the whole prefix is only what is left.

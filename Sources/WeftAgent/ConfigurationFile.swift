@@ -12,7 +12,8 @@ extension AgentConfiguration {
     } catch {
       let reason = (error as NSError).userInfo[NSUnderlyingErrorKey].map { "\($0)" } ?? "\(error)"
       throw ConfigurationError(
-        file: file, FileManager.default.fileExists(atPath: file) ? "cannot be read: \(reason)" : "there is no such file")
+        file: file, FileManager.default.fileExists(atPath: file) ? "cannot be read: \(reason)" : "there is no such file"
+      )
     }
     guard let text = String(validating: bytes, as: UTF8.self) else {
       throw ConfigurationError(file: file, "is not UTF-8 text")
@@ -204,7 +205,8 @@ extension Subnet {
       gateway = try node.address()
       guard prefix.contains(gateway) else { throw node.error("\(gateway) is not in \(prefix)") }
       guard !Self.isReserved(gateway, in: prefix) else {
-        throw node.error("\(gateway) is the \(gateway == prefix.address ? "network" : "broadcast") address of \(prefix)")
+        let which = gateway == prefix.address ? "network" : "broadcast"
+        throw node.error("\(gateway) is the \(which) address of \(prefix)")
       }
     } else {
       gateway = IPAddress(number: prefix.address.number + reserve)
@@ -253,9 +255,9 @@ extension Peer {
   fileprivate init(_ node: ConfigurationNode) throws(ConfigurationError) {
     let mapping = try node.mapping(["name", "address", "networks"])
     name = try mapping.required("name", "the peer's name").name("a peer's name")
-    let where_ = try mapping.required("address", "the peer's underlay address")
-    address = try where_.address()
-    guard !address.isMulticast, !address.isUnspecified else { throw where_.error("\(address) is no host's address") }
+    let place = try mapping.required("address", "the peer's underlay address")
+    address = try place.address()
+    guard !address.isMulticast, !address.isUnspecified else { throw place.error("\(address) is no host's address") }
     networks = []
     for node in try mapping.items("networks") {
       let mapping = try node.mapping(["name", "subnets", "pods", "router-mac", "macs"])

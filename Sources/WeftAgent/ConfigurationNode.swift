@@ -56,7 +56,8 @@ struct ConfigurationNode {
   func name(_ what: String) throws(ConfigurationError) -> String {
     let text = try text(what)
     guard Names.isValid(text), text.utf8.count <= 63 else {
-      throw error("\"\(text)\" is not \(what): at most 63 letters, digits, '.', '_' and '-', the first a letter or digit")
+      throw error(
+        "\"\(text)\" is not \(what): at most 63 letters, digits, '.', '_' and '-', the first a letter or digit")
     }
     return text
   }

@@ -83,7 +83,9 @@ extension HTTPInterface {
     guard !active.isEmpty else {
       throw APIError(
         .notFound,
-        all.isEmpty ? "there is no pod \(vmUUID)" : "no interface of \(vmUUID) is active: \(all.first?.reason ?? "none was reported yet")")
+        all.isEmpty
+          ? "there is no pod \(vmUUID)"
+          : "no interface of \(vmUUID) is active: \(all.first?.reason ?? "none was reported yet")")
     }
     return JSON.answer(active.map { describe($0.element, index: $0.offset, of: all.count) })
   }

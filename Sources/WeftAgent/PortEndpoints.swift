@@ -42,10 +42,12 @@ extension HTTPInterface {
     port.instanceID = instance
     let device = try Checks.interface(port.systemName, "system-name")
     guard let mac = MACAddress(port.macAddress) else {
-      throw APIError(.badRequest, "mac-address \"\(port.macAddress.short)\" is no MAC address such as 02:00:00:00:00:01")
+      throw APIError(
+        .badRequest, "mac-address \"\(port.macAddress.short)\" is no MAC address such as 02:00:00:00:00:01")
     }
     guard (port.txVLANID ?? -1) == -1, (port.rxVLANID ?? -1) == -1 else {
-      throw APIError(.notSupported, "tx-vlan-id and rx-vlan-id: ports with VLAN tags are not supported; leave them at -1")
+      throw APIError(
+        .notSupported, "tx-vlan-id and rx-vlan-id: ports with VLAN tags are not supported; leave them at -1")
     }
     guard (0...1).contains(port.type ?? 0) else {
       throw APIError(.notSupported, "type \(port.type ?? 0) is not supported: 0 (a VM's TAP) or 1 (a namespace's veth)")
@@ -95,7 +97,8 @@ extension HTTPInterface {
     }
     let known = configuration.networks.map { "\($0.name) (\(Derived.networkUUID($0.name)))" }
     throw APIError(
-      .unknownNetwork, "vn-id \"\(vnID.short)\" is no network of this agent's; there are \(known.joined(separator: ", "))")
+      .unknownNetwork,
+      "vn-id \"\(vnID.short)\" is no network of this agent's; there are \(known.joined(separator: ", "))")
   }
 
   private func port(_ context: Context) async throws -> Port {

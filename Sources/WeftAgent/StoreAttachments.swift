@@ -172,7 +172,8 @@ extension Store {
       throw APIError(.addressNotInNetwork, "\(address) is the network or broadcast address of \(subnet.prefix)")
     }
     guard asked.filter({ subnet.prefix.contains($0) }).count == 1 else {
-      throw APIError(.badRequest, "more than one address of \(subnet.prefix) is asked for; an interface has one of each subnet")
+      throw APIError(
+        .badRequest, "more than one address of \(subnet.prefix) is asked for; an interface has one of each subnet")
     }
     for peer in configuration.peers(of: network.name) {
       for prefix in peer.networks.filter({ $0.name == network.name }).flatMap(\.prefixes)
@@ -182,7 +183,9 @@ extension Store {
     }
   }
 
-  func attachments(where condition: String = "1", _ arguments: StatementArguments = []) async throws
+  func attachments(
+    where condition: String = "1", _ arguments: StatementArguments = []
+  ) async throws
     -> [AttachmentRecord]
   {
     do {
@@ -191,7 +194,9 @@ extension Store {
   }
 
   /// On the calling thread.
-  func attachmentsNow(where condition: String = "1", _ arguments: StatementArguments = []) throws(APIError)
+  func attachmentsNow(
+    where condition: String = "1", _ arguments: StatementArguments = []
+  ) throws(APIError)
     -> [AttachmentRecord]
   {
     try read("read attachments") { try AttachmentRecord.fetch($0, where: condition, arguments) }

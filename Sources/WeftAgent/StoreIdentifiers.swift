@@ -88,7 +88,9 @@ extension Store {
   /// clock does.
   func nextGeneration(now: UInt64) throws(APIError) -> UInt64 {
     try write("note the generation") { db in
-      let last = try String.fetchOne(db, sql: "SELECT value FROM setting WHERE name = 'generation'").flatMap { UInt64($0) }
+      let last = try String.fetchOne(db, sql: "SELECT value FROM setting WHERE name = 'generation'").flatMap {
+        UInt64($0)
+      }
       let next = max(now, (last ?? 0) + 1)
       try db.execute(
         sql: "INSERT OR REPLACE INTO setting (name, value) VALUES ('generation', ?)", arguments: [String(next)])

@@ -10,6 +10,9 @@ extension PacketPath {
     guard packet.available >= ARP.bytes, packet.hasEthernet, ARP.isIPv4OverEthernet(arp) else {
       return drop(&packet, .arpMalformed)
     }
+    // ARP has no checksum to finish and no segments, whatever a virtio-net header says.
+    guard packet.gso == VirtioNetHeader.gsoNone else { return drop(&packet, .gsoMalformed) }
+    packet.needsChecksum = false
     guard packet.link != .other else { return bridgeARP(&packet) }
     guard arp.u16(6) == ARP.request else { return drop(&packet, .arpUnknown) }
     guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }

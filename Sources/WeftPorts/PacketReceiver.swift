@@ -15,7 +15,7 @@ import WeftWire
     case tunnels
   }
 
-  public let interface: UInt32
+  public private(set) var interface: UInt32 = 0
   private let socket: Descriptor
   private let ring: Mapping
   private let slots: Int
@@ -26,40 +26,46 @@ import WeftWire
 
   public var descriptor: Int32 { socket.raw }
 
-  /// Opens a socket on a kernel interface. `device` is for messages.
-  public init(
-    interface: UInt32, device: String, kernelIndex: UInt32, mtu: Int, slots: Int, selection: Selection
-  ) throws(SystemError) {
+  /// A socket with its ring, for interfaces with at most `mtu`, that receives nothing yet. The kernel takes
+  /// milliseconds for the ring.
+  public init(mtu: Int, slots: Int) throws(SystemError) {
+    let what = "receiving"
     let slotBytes = PacketSocket.slotBytes(mtu: mtu)
-    let socket = try PacketSocket.open(device)
-    try PacketSocket.set(socket.raw, PACKET_VERSION, Int32(TPACKET_V2.rawValue), device)
+    let socket = try PacketSocket.open(what)
+    try PacketSocket.set(socket.raw, PACKET_VERSION, Int32(TPACKET_V2.rawValue), what)
     // Room before each frame, to put an 802.1Q tag back that the kernel took out.
-    try PacketSocket.set(socket.raw, PACKET_RESERVE, 16, device)
-    try PacketSocket.set(socket.raw, PACKET_COPY_THRESH, 1, device)
-    try PacketSocket.set(socket.raw, weft_PACKET_IGNORE_OUTGOING, 1, device)
+    try PacketSocket.set(socket.raw, PACKET_RESERVE, 16, what)
+    try PacketSocket.set(socket.raw, PACKET_COPY_THRESH, 1, what)
+    try PacketSocket.set(socket.raw, weft_PACKET_IGNORE_OUTGOING, 1, what)
     var bytes: Int32 = 8 << 20
     if unsafe setsockopt(socket.raw, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, 4) != 0 {
       _ = unsafe setsockopt(socket.raw, SOL_SOCKET, SO_RCVBUF, &bytes, 4)
     }
+    let ring = try PacketSocket.ring(socket.raw, PACKET_RX_RING, slots: slots, slotBytes: slotBytes, what)
+    self.slots = slots
+    self.slotBytes = slotBytes
+    self.socket = socket
+    self.ring = ring
+  }
+
+  /// Receives from a kernel interface from now on. `interface` is the forwarder's number; `device` is for messages.
+  public mutating func bind(
+    interface: UInt32, device: String, kernelIndex: UInt32, selection: Selection
+  ) throws(SystemError) {
+    self.interface = interface
     if selection == .tunnels {
       let filter = TunnelFilter.classic
       guard unsafe weft_attach_filter(socket.raw, filter, Int32(filter.count)) == 0 else {
         throw SystemError("attach the tunnel filter to", device)
       }
     }
-    let ring = try PacketSocket.ring(socket.raw, PACKET_RX_RING, slots: slots, slotBytes: slotBytes, device)
     var address = PacketSocket.address(kernelIndex, proto: ETH_P_ALL)
     let bound = unsafe withUnsafePointer(to: &address) { pointer in
       unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        unsafe bind(socket.raw, $0, socklen_t(MemoryLayout<sockaddr_ll>.size))
+        unsafe Glibc.bind(socket.raw, $0, socklen_t(MemoryLayout<sockaddr_ll>.size))
       }
     }
     guard bound == 0 else { throw SystemError("bind a packet socket to", device) }
-    self.interface = interface
-    self.slots = slots
-    self.slotBytes = slotBytes
-    self.socket = socket
-    self.ring = ring
   }
 
   /// True when a receiver that was opened for one MTU does for another too.

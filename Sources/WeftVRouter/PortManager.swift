@@ -24,7 +24,9 @@ final class PortManager: PortProvider {
 
   private let workers: [Worker]
   private let logger: Logger
-  private let closer: Closer
+  private let background: Background
+  /// By NUMA node.
+  private var spares: [Int: SpareReceivers] = [:]
   private var ports: [UInt32: Port] = [:]
   private var byKernelIndex: [UInt32: UInt32] = [:]
   /// Queues of each worker, to give the next one to whom has fewest.
@@ -32,14 +34,17 @@ final class PortManager: PortProvider {
   private(set) var takesUDPSegmentation: Bool
 
   private static let fabricSlots = 4096
-  private static let virtualSlots = 512
+  private static let spareCount = 16
 
   init(workers: [Worker], logger: Logger) throws(SystemError) {
     self.workers = workers
     self.logger = logger
-    closer = try Closer()
+    background = try Background(threads: 4)
     load = Array(repeating: 0, count: workers.count)
     takesUDPSegmentation = kernelRelease() >= (6, 2)
+    for node in Set(workers.map(\.node)) {
+      spares[node] = SpareReceivers(node: node, count: Self.spareCount, background: background)
+    }
   }
 
   // MARK: PortProvider
@@ -94,26 +99,26 @@ final class PortManager: PortProvider {
       isUp: linkIsUp(interface.device))
     var group: Int32?
     for worker in isFabric ? Array(workers.indices) : [leastLoaded()] {
-      let receiver = try onNode(workers[worker].node) { () throws(SystemError) in
-        try PacketReceiver(
-          interface: interface.id, device: interface.device, kernelIndex: kernelIndex, mtu: Int(interface.mtu),
-          slots: isFabric ? Self.fabricSlots : Self.virtualSlots, selection: isFabric ? .tunnels : .everything)
-      }
-      if isFabric, workers.count > 1 {
-        group = try receiver.source.pointee.share(group: group, device: interface.device)
-      }
-      port.packetQueues.append((worker, receiver))
+      let queue = try receiver(interface, node: workers[worker].node)
+      try queue.source.pointee.bind(
+        interface: interface.id, device: interface.device, kernelIndex: kernelIndex,
+        selection: isFabric ? .tunnels : .everything)
+      if isFabric, workers.count > 1 { group = try queue.source.pointee.share(group: group, device: interface.device) }
+      port.packetQueues.append((worker, queue))
     }
     if isFabric {
+      // From the first packet on: the kernel would answer it.
       port.guardian = Guardian(try KernelGuard.fabric(device: interface.device, kernelIndex: kernelIndex))
     } else {
-      port.guardian = Guardian(KernelGuard.virtual(kernelIndex: kernelIndex))
+      // The kernel drops frames to other MAC addresses than the interface's own anyway; nothing waits for this.
+      let guardian = Guardian(nil)
+      background.run { guardian.set(KernelGuard.virtual(kernelIndex: kernelIndex)) }
+      port.guardian = guardian
     }
     logger.info(
       "interface \(interface.id) is \(interface.device)",
       metadata: [
         "role": "\(interface.role.name)", "workers": "\(port.packetQueues.map(\.worker))",
-        "kernel-guard": "\(port.guardian?.method ?? .nothing)",
       ])
     return port
   }
@@ -130,14 +135,14 @@ final class PortManager: PortProvider {
 
   private func leastLoaded() -> Int { load.indices.min { load[$0] < load[$1] } ?? 0 }
 
-  /// The kernel takes a ring's memory from the node that its maker prefers.
-  private func onNode(
-    _ node: Int, _ body: () throws(SystemError) -> PacketReceiver
-  ) throws(SystemError) -> Queue<PacketReceiver> {
-    guard numa_available() >= 0 else { return Queue(try body()) }
-    numa_set_preferred(Int32(node))
-    defer { numa_set_localalloc() }
-    return Queue(try body())
+  /// A receiver for one worker's node: one that is ready where its size fits, else made now.
+  private func receiver(_ interface: InterfaceConfiguration, node: Int) throws(SystemError) -> Queue<PacketReceiver> {
+    let isUsual = PacketReceiver.fits(mtu: Int(interface.mtu), openFor: SpareReceivers.mtu)
+    if interface.role == .virtual, isUsual, let spare = spares[node]?.take() { return spare }
+    let slots = interface.role == .fabric ? Self.fabricSlots : SpareReceivers.slots
+    return try onNode(node) { () throws(SystemError) in
+      Queue(try PacketReceiver(mtu: Int(interface.mtu), slots: slots))
+    }
   }
 
   func start(_ id: UInt32) {
@@ -166,7 +171,9 @@ final class PortManager: PortProvider {
       settle([.detach(interface: id)])
     }
     // The kernel takes its time over a packet socket's end: not here.
-    closer.close((port.packetQueues, port.tapQueue, port.guardian))
+    let leftovers = Leftovers(
+      packets: port.packetQueues.map(\.queue), tap: port.tapQueue?.queue, guardian: port.guardian)
+    background.run { leftovers.letGo() }
   }
 
   func state(_ id: UInt32) -> InterfaceState {
@@ -210,76 +217,54 @@ final class PortManager: PortProvider {
   func closeAll() {
     for id in ports.keys { ports[id]?.isStarted = false }
     for id in Array(ports.keys) { close(id) }
-    closer.finish()
+    spares = [:]
+    background.finish()
   }
 }
 
-/// A guard in a collection.
+/// A guard in a collection, perhaps not made yet.
 private final class Guardian: Sendable {
-  private let kernelGuard: KernelGuard
-  var method: KernelGuard.Method { kernelGuard.method }
-  init(_ kernelGuard: consuming KernelGuard) { self.kernelGuard = kernelGuard }
+  private let kernelGuard: Mutex<KernelGuard?>
+  private let isOver = Atomic<Bool>(false)
+
+  init(_ kernelGuard: consuming KernelGuard?) { self.kernelGuard = Mutex(kernelGuard) }
+
+  func set(_ new: consuming KernelGuard) {
+    var new: KernelGuard? = consume new
+    // The interface may have gone meanwhile.
+    kernelGuard.withLock { if !isOver.load(ordering: .relaxed) { $0 = new.take() } }
+  }
+
+  func letGo() {
+    kernelGuard.withLock {
+      isOver.store(true, ordering: .relaxed)
+      $0 = nil
+    }
+  }
 }
 
-/// Lets go of things on a thread of its own, because closing a packet socket takes milliseconds.
-private final class Closer: Sendable {
-  private let things = Mutex<[Box]>([])
-  private let event: Descriptor
-  private let stopping = Atomic<Bool>(false)
-  private let done: Acknowledgement
+/// What is left of a port, to be closed.
+private final class Leftovers: Sendable {
+  private let things: Mutex<(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?)>
+  private let guardian: Guardian?
 
-  private final class Box: @unchecked Sendable {
-    let thing: Any
-    init(_ thing: Any) { self.thing = thing }
+  init(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?, guardian: Guardian?) {
+    things = Mutex((packets, tap))
+    self.guardian = guardian
   }
 
-  init() throws(SystemError) {
-    event = try .event()
-    done = try Acknowledgement(workers: 1)
-    var thread = pthread_t()
-    let argument = Unmanaged.passRetained(self)
-    let status = pthread_create(
-      &thread, nil,
-      { @Sendable argument in
-        guard let argument else { return nil }
-        Unmanaged<Closer>.fromOpaque(argument).takeRetainedValue().run()
-        return nil
-      }, argument.toOpaque())
-    guard status == 0 else { throw SystemError("start", "a thread", code: status) }
-    pthread_detach(thread)
+  func letGo() {
+    guardian?.letGo()
+    things.withLock { $0 = ([], nil) }
   }
+}
 
-  func close(_ thing: sending Any) {
-    let box = Box(thing)
-    things.withLock { $0.append(box) }
-    event.signal()
-  }
-
-  /// Waits until all is closed.
-  func finish() {
-    stopping.store(true, ordering: .releasing)
-    event.signal()
-    _ = done.wait(milliseconds: 30_000)
-  }
-
-  private func run() {
-    weft_name_thread("closer")
-    while true {
-      _ = event.wait(milliseconds: -1)
-      event.drain()
-      let isLast = stopping.load(ordering: .acquiring)
-      do {
-        let taken = things.withLock {
-          let taken = $0
-          $0 = []
-          return taken
-        }
-        _ = consume taken
-      }
-      if isLast { break }
-    }
-    done.give()
-  }
+/// Runs `body` with the memory that it asks the kernel for taken from a NUMA node.
+func onNode<T, Failure: Error>(_ node: Int, _ body: () throws(Failure) -> T) throws(Failure) -> T {
+  guard numa_available() >= 0 else { return try body() }
+  numa_set_preferred(Int32(node))
+  defer { numa_set_localalloc() }
+  return try body()
 }
 
 private func linkIsUp(_ device: String) -> Bool {

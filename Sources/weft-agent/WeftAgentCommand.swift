@@ -21,7 +21,8 @@ struct WeftAgentCommand: AsyncParsableCommand {
 }
 
 struct ConfigurationOption: ParsableArguments {
-  @Option(name: .long, help: ArgumentHelp("The configuration, a YAML file (docs/agent.example.yaml).", valueName: "file"))
+  @Option(
+    name: .long, help: ArgumentHelp("The configuration, a YAML file (docs/agent.example.yaml).", valueName: "file"))
   var config: String
 
   func read() throws -> AgentConfiguration {
@@ -49,7 +50,10 @@ struct Run: AsyncParsableCommand {
   @Option(
     name: .long,
     help: ArgumentHelp(
-      "Where to serve HTTP; overrides `listen` of the file (default 127.0.0.1:9091). There is no authentication: anything but loopback lets other machines attach and detach pods.",
+      """
+      Where to serve HTTP; overrides `listen` of the file (default 127.0.0.1:9091). There is no authentication: anything \
+      but loopback lets other machines attach and detach pods.
+      """,
       valueName: "host:port"))
   var listen: String?
 

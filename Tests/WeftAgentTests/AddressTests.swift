@@ -31,17 +31,16 @@ struct AddressTests {
   }
 
   @Test func networksDoNotShareAddresses() async throws {
-    let text = """
+    let red = """
         - name: red
           subnets: [{prefix: 10.1.0.0/16, range: 10.1.1.0/28}]
           vni: 9
       """
-    let change = { configurationText($0).replacingOccurrences(of: "  - name: green", with: "\(text)\n  - name: green") }
-    try await TestAgent.run(change) { agent in
+    try await TestAgent.run(extra: red) { agent in
       let blue = try await agent.add("a")
-      let red = try await agent.add("b", network: "red")
+      let other = try await agent.add("b", network: "red")
       #expect(try blue.addresses[0] == "10.1.1.1")
-      #expect(try red.addresses == ["10.1.1.1"])
+      #expect(try other.addresses == ["10.1.1.1"])
     }
   }
 
@@ -66,10 +65,11 @@ struct AddressTests {
   }
 
   @Test func takesWhatIsAskedFor() async throws {
-    try await TestAgent.run({ configurationText($0, extra: peerText) }) { agent in
+    try await TestAgent.run(extra: peerText) { agent in
       #expect(try await agent.add("a", addresses: ["10.1.1.5"]).addresses == ["10.1.1.5", "fd00:1::1:1"])
       // Not in the range, but nobody else's.
-      #expect(try await agent.add("b", addresses: ["10.1.77.7", "fd00:1::77"]).addresses == ["10.1.77.7", "fd00:1::77"])
+      let asked = ["10.1.77.7", "fd00:1::77"]
+      #expect(try await agent.add("b", addresses: asked).addresses == asked)
       let refused: [([String], Int, APIError.Code)] = [
         (["10.1.1.5"], 409, .addressInUse), (["10.3.0.1"], 400, .addressNotInNetwork),
         (["10.1.0.1"], 400, .addressNotInNetwork), (["10.1.0.0"], 400, .addressNotInNetwork),
@@ -113,7 +113,8 @@ struct AddressTests {
     try await agent.start()
     _ = try await agent.add("a", network: "green")
     await agent.stop()
-    let changed = TestAgent(folder, configurationText(folder.path).replacingOccurrences(of: "name: green", with: "name: grey"))
+    let text = configurationText(folder.path).replacingOccurrences(of: "name: green", with: "name: grey")
+    let changed = TestAgent(folder, text)
     try await changed.start()
     #expect(try await changed.request("GET", "/v1/attachments/a/eth0").attachment.network == "green")
     try await changed.delete("a")
@@ -122,7 +123,7 @@ struct AddressTests {
   }
 
   @Test func parallelRequestsGetDistinctAddresses() async throws {
-    try await TestAgent.run({ configurationText($0, range: "10.1.1.0/24") }) { agent in
+    try await TestAgent.run(range: "10.1.1.0/24") { agent in
       let answers = try await withThrowingTaskGroup(of: Answer.self) { group in
         // Each twice: the second is the same request again.
         for index in 0..<200 { group.addTask { try await agent.add("c\(index / 2)") } }

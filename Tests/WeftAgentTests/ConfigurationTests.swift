@@ -79,24 +79,35 @@ struct ConfigurationTests {
     ("range: 10.1.1.0/28", "range: 10.2.1.0/28", "networks[0].subnets[0].range", "is not in 10.1.0.0/16"),
     ("range: 10.1.1.0/28", "range: 10.1.1.9-10.1.1.2", "networks[0].subnets[0].range", "the lower one first"),
     ("range: 10.1.1.0/28", "range: 10.1.1.5/28", "networks[0].subnets[0].range", "10.1.1.0/28 is meant?"),
-    ("range: 10.1.1.0/28", "range: 10.1.0.1-10.1.0.1", "networks[0].subnets[0].range", "no address that could be given"),
+    (
+      "range: 10.1.1.0/28", "range: 10.1.0.1-10.1.0.1", "networks[0].subnets[0].range", "no address that could be given"
+    ),
     ("gateway: 10.1.0.1", "gateway: 10.2.0.1", "networks[0].subnets[0].gateway", "is not in 10.1.0.0/16"),
     ("gateway: 10.1.0.1", "gateway: 10.1.0.0", "networks[0].subnets[0].gateway", "network address"),
     ("gateway: 10.1.0.1", "gateway: 10.1.255.255", "networks[0].subnets[0].gateway", "broadcast address"),
     ("prefix: 10.1.0.0/16", "prefix: 10.1.0.0/33", "networks[0].subnets[0].prefix", "is not a prefix"),
     ("prefix: 10.1.0.0/16", "prefix: 10.1.0.9/16", "networks[0].subnets[0].prefix", "bits beyond its length"),
     ("prefix: \"fd00:1::/64\"", "prefix: 10.1.0.0/17", "networks[0].subnets[1].range", "is not in"),
-    ("{prefix: \"fd00:1::/64\", range: \"fd00:1::1:0/112\"}", "{prefix: 10.1.128.0/17}", "networks[0].subnets[1].prefix", "overlaps 10.1.0.0/16"),
+    (
+      "{prefix: \"fd00:1::/64\", range: \"fd00:1::1:0/112\"}", "{prefix: 10.1.128.0/17}",
+      "networks[0].subnets[1].prefix", "overlaps 10.1.0.0/16"
+    ),
     ("dns: [10.96.0.10]", "dns: [x]", "networks[0].dns[0]", "is not an IPv4"),
     ("dns: [10.96.0.10]", "mtu: 1000", "networks[0].mtu", "IPv6 can do with"),
-    ("dns: [10.96.0.10]", "routes: [{destination: 0.0.0.0/0, gateway: 10.9.0.1}]", "networks[0].routes[0].gateway", "in no subnet"),
+    (
+      "dns: [10.96.0.10]", "routes: [{destination: 0.0.0.0/0, gateway: 10.9.0.1}]", "networks[0].routes[0].gateway",
+      "in no subnet"
+    ),
     ("name: node2", "name: node1", "peers[0].name", "this node's own name"),
     ("address: 192.0.2.2", "address: 192.0.2", "peers[0].address", "is not an IPv4"),
     ("{name: green, subnets", "{name: grey, subnets", "peers[0].networks[1].name", "there are blue, green"),
     ("{name: green, subnets", "{name: blue, subnets", "peers[0].networks[1].name", "twice"),
     ("[10.2.2.0/24]", "[10.2.2.0/24, 10.2.2.0/24]", "peers[0].networks[1].subnets[1]", "twice"),
     ("[10.2.2.0/24]", "[10.2.1.0/24]", "peers[0].networks[1].subnets[0]", "overlaps the range"),
-    ("[10.2.2.0/24]", "[10.2.2.0/24], macs: [\"02:00:00:00:00:09\"]", "peers[0].networks[1].macs", "goes with encapsulation vxlan"),
+    (
+      "[10.2.2.0/24]", "[10.2.2.0/24], macs: [\"02:00:00:00:00:09\"]", "peers[0].networks[1].macs",
+      "goes with encapsulation vxlan"
+    ),
     ("[10.2.2.0/24]", "[10.2.2.0/24], router-mac: zz", "peers[0].networks[1].router-mac", "is not a MAC address"),
   ]
 
@@ -113,7 +124,9 @@ struct ConfigurationTests {
   }
 
   @Test func refusesWhatIsNoConfiguration() throws {
-    for (text, said) in [("", "is empty"), ("a: [", "is no YAML"), ("- a", "must be a mapping"), ("\u{7}", "is no YAML")] {
+    for (text, said) in [
+      ("", "is empty"), ("a: [", "is no YAML"), ("- a", "must be a mapping"), ("\u{7}", "is no YAML"),
+    ] {
       let error = try #require(throws: ConfigurationError.self) { try AgentConfiguration(yaml: text) }
       #expect(error.reason.contains(said), "\(text): \(error)")
     }

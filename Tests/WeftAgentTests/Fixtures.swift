@@ -76,10 +76,10 @@ final class TestAgent: Sendable {
   }
 
   static func run(
-    _ text: ((String) -> String)? = nil, _ body: (TestAgent) async throws -> Void
+    range: String = "10.1.1.0/28", extra: String = "", _ body: (TestAgent) async throws -> Void
   ) async throws {
     let folder = try TemporaryFolder()
-    let agent = TestAgent(folder, text?(folder.path) ?? configurationText(folder.path))
+    let agent = TestAgent(folder, configurationText(folder.path, range: range, extra: extra))
     try await agent.start()
     do { try await body(agent) } catch {
       await agent.stop()
@@ -148,7 +148,7 @@ final class TestAgent: Sendable {
   func add(
     _ container: String, network: String? = nil, addresses: [String]? = nil, interface: String = "eth0"
   ) async throws -> Answer {
-    var body: [String: String] = ["container-id": "\"\(container)\"", "interface": "\"\(interface)\"", "netns": "\"/n\""]
+    var body = ["container-id": "\"\(container)\"", "interface": "\"\(interface)\"", "netns": "\"/n\""]
     if let network { body["network"] = "\"\(network)\"" }
     if let addresses { body["addresses"] = "[\(addresses.map { "\"\($0)\"" }.joined(separator: ","))]" }
     let text = body.map { "\"\($0)\":\($1)" }.joined(separator: ",")

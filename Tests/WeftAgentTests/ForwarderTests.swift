@@ -196,7 +196,8 @@ struct ForwarderTests {
       #expect(again.status == 503)
       #expect(try again.error.code == .forwarderRefused)
       forwarder.content.withLock { $0.refuse = { _ in nil } }
-      #expect(try await agent.request("POST", "/v1/attachments/container-web/eth0/activate").attachment.state == .active)
+      let mended = try await agent.request("POST", "/v1/attachments/container-web/eth0/activate")
+      #expect(try mended.attachment.state == .active)
       #expect(pods(forwarder) == ["lo"])
     }
   }
@@ -249,7 +250,7 @@ struct ForwarderTests {
       #expect(try await agent.request("POST", "/port", tagged).status == 501)
       let moved = body.replacingOccurrences(of: "02:75:3a:65:ef:91", with: "02:75:3a:65:ef:92")
       #expect(try await agent.request("POST", "/port", moved).status == 409)
-      let stranger = body.replacingOccurrences(of: "\"vn-id\":\"blue\"", with: "\"vn-id\":\"38ced7ff-fdfc-4f17-9547-17ff4fb45da9\"")
+      let stranger = body.replacingOccurrences(of: "\"blue\"", with: "\"38ced7ff-fdfc-4f17-9547-17ff4fb45da9\"")
         .replacingOccurrences(of: id, with: "38ced7ff-fdfc-4f17-9547-17ff4fb45da1")
       #expect(try await agent.request("POST", "/port", stranger).status == 404)
       #expect(try await agent.request("DELETE", "/port/\(id)").status == 200)

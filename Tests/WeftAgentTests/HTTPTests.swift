@@ -154,7 +154,8 @@ struct HTTPTests {
       }
     }
     let folder = try TemporaryFolder()
-    let program = try AgentProgram(AgentConfiguration(yaml: configurationText(folder.path)), logger: .init(label: "test"))
+    let configuration = try AgentConfiguration(yaml: configurationText(folder.path))
+    let program = try AgentProgram(configuration, logger: .init(label: "test"))
     #expect(Set(program.interface.routes) == described)
     // Each reference leads somewhere.
     let text = try String(contentsOf: file.standardizedFileURL, encoding: .utf8)

@@ -89,7 +89,8 @@ struct UnderlayTests {
       try await withAgent(nodes) { agent, forwarder in
         // Resolved before the first replay: a restart shall not interrupt anybody.
         let first = forwarder.content.withLock { $0.commands }.compactMap { command -> MACAddress? in
-          if case .setNexthop(let entry) = command, case .tunnel(let tunnel) = entry.action { tunnel.destinationMAC } else { nil }
+          guard case .setNexthop(let entry) = command, case .tunnel(let tunnel) = entry.action else { return nil }
+          return tunnel.destinationMAC
         }
         #expect(Set(first) == [old])
         #expect(tunnels(forwarder).count == 2)
@@ -103,7 +104,9 @@ struct UnderlayTests {
         // Another MAC, announced by ARP as its owner comes up.
         try ip("-n \(nodes.n2) link set fab0 address 02:00:00:00:77:77")
         try ip("-n \(nodes.n1) neighbour flush dev fab0")
-        try await eventually("the new MAC") { tunnels(forwarder).allSatisfy { $0.destinationMAC.bits == 0x0200_0000_7777 } }
+        try await eventually("the new MAC") {
+          tunnels(forwarder).allSatisfy { $0.destinationMAC.bits == 0x0200_0000_7777 }
+        }
 
         // A smaller fabric makes smaller pods.
         try ip("-n \(nodes.n1) link set fab0 mtu 1450")
