@@ -82,7 +82,7 @@ struct ConfigurationNode {
   func mac() throws(ConfigurationError) -> MACAddress {
     let text = try text("a MAC address such as \"02:00:00:00:00:01\"")
     guard let mac = MACAddress(text) else { throw error("\"\(text)\" is not a MAC address such as 02:00:00:00:00:01") }
-    guard !mac.isMulticast, !mac.isZero else { throw error("\(mac) is no single interface's MAC address") }
+    guard !mac.isGroup, !mac.isZero else { throw error("\(mac) is no single interface's MAC address") }
     return mac
   }
 

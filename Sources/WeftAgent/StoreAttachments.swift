@@ -62,7 +62,7 @@ extension Store {
         "no network is named \"\(new.network)\"; there are \(AgentConfiguration.names(configuration.networks))")
     }
     if let mac = new.mac {
-      guard !mac.isMulticast, !mac.isZero, mac != .virtualRouter else {
+      guard !mac.isGroup, !mac.isZero, mac != .virtualRouter else {
         throw APIError(.badRequest, "\(mac) cannot be an interface's MAC address")
       }
       if let owner = try String.fetchOne(

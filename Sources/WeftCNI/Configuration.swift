@@ -86,7 +86,7 @@ public struct Configuration: Hashable, Sendable {
       (arguments.mac, "CNI_ARGS MAC"),
     ] {
       guard let text, !text.isEmpty else { continue }
-      guard let mac = MACAddress(text), !mac.isMulticast, !mac.isZero else {
+      guard let mac = MACAddress(text), !mac.isGroup, !mac.isZero else {
         throw CNIError(
           source.hasPrefix("CNI") ? .environment : .configuration,
           "\(source): \"\(text)\" is no MAC address that an interface can have", details: "such as 02:00:00:00:00:01")

@@ -36,7 +36,6 @@ public struct PcapPacket: Sendable {
     let kind = unsafe pcap_datalink(handle)
     guard kind == DLT_EN10MB else {
       let name = unsafe pcap_datalink_val_to_name(kind).map { unsafe String(cString: $0) } ?? String(kind)
-      unsafe pcap_close(handle)
       throw PcapError(path: path, reason: "its link type is \(name), not Ethernet (EN10MB)")
     }
   }

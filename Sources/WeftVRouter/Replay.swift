@@ -59,6 +59,8 @@ public struct Replay {
     }
     for index in sources.indices { try sources[index].advance() }
     try makeFolder(output)
+    // Of an earlier replay.
+    for port in ports.names.keys { unlink("\(output)/\(port).pcap") }
     let seed: UInt64 = 0x5745_4654_5345_4544
     let worker = statistics.worker(0)
     let counters = Counters(

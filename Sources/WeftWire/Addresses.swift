@@ -21,7 +21,6 @@ public struct MACAddress: Hashable, Sendable, CustomStringConvertible, LosslessS
   }
 
   public var octets: [UInt8] { (0..<6).map { UInt8(truncatingIfNeeded: bits >> (40 - 8 * $0)) } }
-  @inlinable public var isMulticast: Bool { bits & 0x0100_0000_0000 != 0 }
   @inlinable public var isBroadcast: Bool { bits == 0xFFFF_FFFF_FFFF }
   @inlinable public var isZero: Bool { bits == 0 }
   /// Multicast or broadcast: the first octet's lowest bit.
