@@ -65,7 +65,8 @@ public final class NetlinkMonitor: Sendable {
   /// What has changed, in order. Waits for the first change up to the time (-1: for ever); none then, or after `wake`.
   public func nextChanges(timeoutMilliseconds: Int) throws(NetlinkError) -> [Change] {
     var waiting = [
-      pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0), pollfd(fd: wakeup.raw, events: Int16(POLLIN), revents: 0),
+      pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0),
+      pollfd(fd: wakeup.raw, events: Int16(POLLIN), revents: 0),
     ]
     let ready = unsafe poll(&waiting, 2, Int32(clamping: timeoutMilliseconds))
     if ready < 0 && errno != EINTR { throw NetlinkError("wait for", "changes of the network") }

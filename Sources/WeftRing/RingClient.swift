@@ -200,7 +200,9 @@ public final class RingClient: @unchecked Sendable {
     let outcome: Result<[Event], RingError> = taking.withLock { _ in
       var batch: [Event] = []
       do {
-        while batch.count < RingLayout.eventSlots, let message = try events.read() { batch.append(try Event.read(message)) }
+        while batch.count < RingLayout.eventSlots, let message = try events.read() {
+          batch.append(try Event.read(message))
+        }
         return .success(batch)
       } catch { return .failure(.corrupt("an event cannot be read")) }
     }

@@ -101,7 +101,7 @@ import WeftWire
     let ipBytes = underlayIsV4 ? IPv4.minimumBytes : IPv6.bytes
     outerBytes = Ethernet.bytes + ipBytes + UDP.bytes
     let shim = kind == .vxlan ? VXLAN.bytes + Ethernet.bytes : MPLS.bytes
-    mtu == 0 ? (self.mtu = 0) : (self.mtu = UInt16(max(0, Int(mtu) - ipBytes - UDP.bytes - shim)))
+    self.mtu = mtu == 0 ? 0 : UInt16(max(0, Int(mtu) - ipBytes - UDP.bytes - shim))
     var header = [UInt8](repeating: 0, count: 64)
     unsafe header.withUnsafeMutableBytes { buffer in
       let at = unsafe Bytes(buffer.baseAddress!)

@@ -162,7 +162,9 @@ import WeftWire
   @inlinable @inline(__always) public subscript(index: UInt32) -> FlowEntry { unsafe entries[Int(index)] }
 
   /// Counts a packet of `bytes` that went to `nexthop`.
-  @inlinable @inline(__always) public func count(_ index: UInt32, bytes: Int, packets: Int, nexthop: UInt32, now: UInt64) {
+  @inlinable @inline(__always) public func count(
+    _ index: UInt32, bytes: Int, packets: Int, nexthop: UInt32, now: UInt64
+  ) {
     let entry = unsafe entries + Int(index)
     unsafe entry.pointee.packets &+= UInt64(truncatingIfNeeded: packets)
     unsafe entry.pointee.bytes &+= UInt64(truncatingIfNeeded: bytes)
@@ -175,7 +177,8 @@ import WeftWire
     let back = key.reversed
     // A packet to oneself (same key both ways) has one entry.
     let single = back == key
-    guard count + (single ? 1 : 2) <= capacity, let forward = place(key, hash, flags: FlowEntry.forward, now: now) else {
+    guard count + (single ? 1 : 2) <= capacity, let forward = place(key, hash, flags: FlowEntry.forward, now: now)
+    else {
       refused &+= 1
       return Self.none
     }

@@ -11,7 +11,9 @@ import CLinux
 
   @inlinable @inline(__always) public func advanced(_ count: Int) -> Bytes { unsafe Bytes(pointer + count) }
 
-  @inlinable @inline(__always) public func u8(_ at: Int) -> UInt8 { unsafe pointer.load(fromByteOffset: at, as: UInt8.self) }
+  @inlinable @inline(__always) public func u8(_ at: Int) -> UInt8 {
+    unsafe pointer.load(fromByteOffset: at, as: UInt8.self)
+  }
   @inlinable @inline(__always) public func u16(_ at: Int) -> UInt16 {
     unsafe UInt16(bigEndian: pointer.loadUnaligned(fromByteOffset: at, as: UInt16.self))
   }

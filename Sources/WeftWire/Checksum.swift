@@ -22,7 +22,9 @@ public enum Checksum {
   @inlinable @inline(__always) public static func addend(_ value: UInt16) -> UInt64 { UInt64(value.bigEndian) }
 
   /// The field's new value when one 16-bit word it covers changes (RFC 1624, equation 3). Host order.
-  @inlinable @inline(__always) public static func updated(_ checksum: UInt16, from old: UInt16, to new: UInt16) -> UInt16 {
+  @inlinable @inline(__always) public static func updated(
+    _ checksum: UInt16, from old: UInt16, to new: UInt16
+  ) -> UInt16 {
     var sum = UInt32(~checksum) &+ UInt32(~old) &+ UInt32(new)
     sum = (sum & 0xFFFF) &+ (sum >> 16)
     sum = (sum & 0xFFFF) &+ (sum >> 16)

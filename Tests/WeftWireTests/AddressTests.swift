@@ -24,9 +24,9 @@ import WeftWire
   func refuses(text: String) { #expect(MACAddress(text) == nil) }
 
   @Test func knowsKinds() {
-    #expect(MACAddress.broadcast.isBroadcast && MACAddress.broadcast.isMulticast)
-    #expect(MACAddress("33:33:00:00:00:01")!.isMulticast)
-    #expect(!MACAddress.virtualRouter.isMulticast && !MACAddress.virtualRouter.isZero)
+    #expect(MACAddress.broadcast.isBroadcast && MACAddress.broadcast.isGroup)
+    #expect(MACAddress("33:33:00:00:00:01")!.isGroup)
+    #expect(!MACAddress.virtualRouter.isGroup && !MACAddress.virtualRouter.isZero)
     #expect(MACAddress.zero.isZero)
     #expect(MACAddress(bits: .max) == .broadcast)
     #expect(MACAddress("01:02:03:04:05:06")!.octets == [1, 2, 3, 4, 5, 6])
