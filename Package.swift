@@ -65,13 +65,13 @@ let package = Package(
     // Header formats, one file a protocol; checksum arithmetic; frames. No state, no I/O.
     .target(name: "WeftWire", dependencies: ["CLinux"], swiftSettings: low),
     // What forwarding looks up: flows, routes, bridge, nexthops, labels, VNIs; epochs.
-    .target(name: "WeftTables", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
+    .target(name: "WeftTables", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
     // The packet path, one file a stage; read PacketPath.swift from top to bottom.
     .target(name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "CLinux"], swiftSettings: hot),
     // Where packets come from and go to: AF_PACKET, TAP, pcap files.
     .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: hot),
     // The shared-memory ring: layout, messages, both ends.
-    .target(name: "WeftRing", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
+    .target(name: "WeftRing", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
     // rtnetlink: links, addresses, routes, neighbours; network namespaces.
     .target(name: "WeftNetlink", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
     // What the agent's HTTP API and the CNI plugin say to each other.

@@ -128,8 +128,8 @@ public struct PeerNetwork: Hashable, Sendable {
 extension AgentConfiguration {
   /// Bytes that the tunnel puts in front of an inner IP packet.
   static func overhead(_ encapsulation: Encapsulation, underlayIsV4: Bool) -> Int {
-    // Outer IP, UDP, then VXLAN and inner Ethernet or one label: as NexthopEntry counts them.
-    (underlayIsV4 ? 20 : 40) + 8 + (encapsulation == .vxlan ? 8 + 14 : 4)
+    // Outer IP, UDP or GRE, then VXLAN and inner Ethernet or one label: as NexthopEntry counts them.
+    (underlayIsV4 ? 20 : 40) + (encapsulation == .mplsOverGRE ? 4 : 8) + (encapsulation == .vxlan ? 8 + 14 : 4)
   }
 
   /// The peers that carry a network.

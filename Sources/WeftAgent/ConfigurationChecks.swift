@@ -11,7 +11,9 @@ extension AgentConfiguration {
         if earlier.name == network.name {
           throw ConfigurationError(path: "\(path).name", "\"\(network.name)\" is the name of an earlier network too")
         }
-        if earlier.encapsulation == network.encapsulation, earlier.identifier == network.identifier {
+        if (earlier.encapsulation == .vxlan) == (network.encapsulation == .vxlan),
+          earlier.identifier == network.identifier
+        {
           let key = network.encapsulation == .vxlan ? "vni" : "label"
           throw ConfigurationError(
             path: "\(path).\(key)", "\(network.identifier) is \(earlier.name)'s already; each network has its own")

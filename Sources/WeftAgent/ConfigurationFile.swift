@@ -139,19 +139,23 @@ extension VirtualNetwork {
 
     encapsulation = mapping["label"] != nil && mapping["vni"] == nil ? .mplsOverUDP : .vxlan
     if let node = mapping["encapsulation"] {
-      let text = try node.text("vxlan or mpls-over-udp")
+      let text = try node.text("vxlan, mpls-over-udp or mpls-over-gre")
       guard let known = Encapsulation.allCases.first(where: { $0.name == text }) else {
-        throw node.error("\"\(text)\" is no encapsulation: vxlan or mpls-over-udp")
+        throw node.error("\"\(text)\" is no encapsulation: vxlan, mpls-over-udp or mpls-over-gre")
       }
       encapsulation = known
     }
     switch encapsulation {
     case .vxlan:
-      if let label = mapping["label"] { throw label.error("goes with encapsulation mpls-over-udp; vxlan has a vni") }
+      if let label = mapping["label"] {
+        throw label.error("goes with encapsulation mpls-over-udp or mpls-over-gre; vxlan has a vni")
+      }
       let vni = try mapping.required("vni", "the network's VXLAN network identifier, 1 to 16777215")
       identifier = UInt32(try vni.integer(1...0xFF_FFFF, "a VXLAN network identifier (24 bits)"))
-    case .mplsOverUDP:
-      if let vni = mapping["vni"] { throw vni.error("goes with encapsulation vxlan; mpls-over-udp has a label") }
+    case .mplsOverUDP, .mplsOverGRE:
+      if let vni = mapping["vni"] {
+        throw vni.error("goes with encapsulation vxlan; \(encapsulation.name) has a label")
+      }
       let label = try mapping.required("label", "the network's MPLS label, 16 to 1048575")
       identifier = UInt32(try label.integer(16...0xF_FFFF, "an MPLS label (20 bits, the first 16 are reserved)"))
     }

@@ -57,7 +57,7 @@ public struct Planner: Sendable {
       state.set(NexthopConfiguration(id: translation, action: .vrfTranslate(vrf: vrf)))
       switch network.encapsulation {
       case .vxlan: state.set(VNIConfiguration(vni: network.identifier, nexthop: translation))
-      case .mplsOverUDP: state.set(LabelConfiguration(label: network.identifier, nexthop: translation))
+      case .mplsOverUDP, .mplsOverGRE: state.set(LabelConfiguration(label: network.identifier, nexthop: translation))
       }
       for subnet in network.subnets {
         // Addresses that nobody has stay in the network: they never leave by a shorter prefix.

@@ -97,6 +97,10 @@ extension PacketPath {
       ? packet.proto == IPProtocol.icmp && !packet.isFragment && message.u8(0) == ICMP.echoRequest
       : packet.proto == IPProtocol.icmpv6 && !packet.isFragment && message.u8(0) == ICMP.echoRequest6
     guard isRequest, packet.gso == VirtioNetHeader.gsoNone, tx.hasRoom(pieces: 2, bytes: 256) else {
+      // A host tells of closed ports (RFC 1122 section 4.1.3.1, RFC 9293 section 3.10.7.1).
+      if packet.proto == IPProtocol.tcp || packet.proto == IPProtocol.udp {
+        return reject(&packet, .noService, .portUnreachable)
+      }
       return drop(&packet, .noService)
     }
     if packet.needsChecksum { finishChecksum(&packet) }
@@ -148,7 +152,7 @@ extension PacketPath {
       switch nexthop.entry.kind {
       case .discard: return .none
       case .receive: return .own
-      case .encap, .vxlan, .mplsOverUDP:
+      case .encap, .vxlan, .mplsOverUDP, .mplsOverGRE, .ecmp:
         // A link-local IPv6 address is on the asker's link or nowhere.
         guard nexthop.entry.interface != packet.interface, target.isV4 || !target.isLinkLocal else { return .none }
         return .proxied
@@ -179,11 +183,16 @@ extension PacketPath {
     }
     guard number != 0 else { return drop(&packet, reason) }
     packet.path = tables.paths[number]
+    packet.hash = mac &* 0x9E37_79B9_7F4A_7C15
+    if let group = tables.nexthop(packet.path.nexthop), group.entry.kind == .ecmp,
+      let path = member(of: group.entry.members, flow: FlowTable.none, hash: packet.hash)
+    {
+      packet.path = path
+    }
     guard let nexthop = tables.nexthop(packet.path.nexthop), nexthop.entry.kind == .vxlan else {
       return drop(&packet, reason)
     }
     guard nexthop.entry.isResolved else { return drop(&packet, .nexthopUnresolved) }
-    packet.hash = mac &* 0x9E37_79B9_7F4A_7C15
     packet.isReady = true
   }
 }

@@ -2,10 +2,12 @@ import WeftTables
 import WeftWire
 
 extension PacketPath {
-  /// Frames from the fabric: outer headers are checked and taken off (RFC 7348, RFC 7510). A UDP super-frame becomes as
+  /// Frames from the fabric: outer headers are checked and taken off (RFC 7348, RFC 7510, RFC 4023). A UDP super-frame becomes as
   /// many packets as it has segments, each with a tunnel header of its own.
-  mutating func decapsulate(_ frames: RxFrames, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>) {
-    for index in 0..<frames.count {
+  mutating func decapsulate(
+    _ frames: RxFrames, from first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    for index in first..<frames.count {
       let frame = frames[index]
       let isSuper = frame.virtio.gso & ~VirtioNetHeader.gsoECN == VirtioNetHeader.gsoUDP
       var outer = OuterHeaders()
@@ -108,7 +110,7 @@ extension PacketPath {
 
 /// What the headers around a tunnel say.
 private struct OuterHeaders {
-  /// Destination port: the tunnel's kind.
+  /// Destination port: the tunnel's kind. MPLS-over-GRE counts as MPLS-over-UDP.
   var port: UInt16 = 0
   /// From the frame's start to what follows the UDP header.
   var payload = 0
@@ -124,6 +126,7 @@ private struct OuterHeaders {
     let isV4: Bool
     let ipHeader: Int
     let ipLength: Int
+    let proto: UInt8
     switch bytes.u16(Ethernet.type) {
     case Ethernet.ipv4:
       isV4 = true
@@ -133,7 +136,7 @@ private struct OuterHeaders {
       guard ip.u8(0) >> 4 == 4, ipHeader >= IPv4.minimumBytes, ipLength >= ipHeader else { return .outerHeader }
       guard ipLength <= available else { return .outerShort }
       guard Checksum.holds(ip.sum(0, count: ipHeader)) else { return .outerChecksum }
-      guard ip.u8(9) == IPProtocol.udp else { return .notTunnel }
+      proto = ip.u8(9)
       ecn = ip.u8(1) & ECN.mask
     case Ethernet.ipv6:
       isV4 = false
@@ -143,17 +146,21 @@ private struct OuterHeaders {
       guard ip.u8(0) >> 4 == 6 else { return .outerHeader }
       guard ipLength <= available else { return .outerShort }
       if ip.u8(6) == IPv6.fragment { return .outerFragment }
-      guard ip.u8(6) == IPProtocol.udp else { return .notTunnel }
+      proto = ip.u8(6)
       ecn = IPv6.trafficClass(ip) & ECN.mask
     case Ethernet.vlan, Ethernet.serviceVLAN: return .vlanUnexpected
     default: return .notTunnel
     }
+    guard proto == IPProtocol.udp || proto == IPProtocol.gre else { return .notTunnel }
     let isOurs =
       bytes.mac(Ethernet.destination) == interface.entry.mac
       && interface.entry.owns(isV4 ? IPAddress(v4: ip.u32(16)) : ip.address6(24))
     if isV4 {
       let fragment = ip.u16(6) & (IPv4.moreFragments | IPv4.offsetMask)
       if fragment != 0 { return isOurs ? .outerFragment : .outerNotOurs }
+    }
+    if proto == IPProtocol.gre {
+      return readGRE(ip.advanced(ipHeader), ipLength - ipHeader, Ethernet.bytes + ipHeader, isOurs: isOurs, frame)
     }
     guard ipLength - ipHeader >= UDP.bytes else { return .outerShort }
     let udp = ip.advanced(ipHeader)
@@ -170,5 +177,28 @@ private struct OuterHeaders {
     else { return nil }
     let sum = Checksum.pseudoHeader(ip, isV4: isV4, proto: IPProtocol.udp, length: udpLength)
     return Checksum.holds(udp.sum(0, count: udpLength, sum)) ? nil : .outerChecksum
+  }
+
+  /// GRE with or without a checksum, key and sequence number, of which only the first is looked at (RFC 4023 section 3).
+  private mutating func readGRE(
+    _ gre: Bytes, _ length: Int, _ offset: Int, isOurs: Bool, _ frame: RxFrame
+  ) -> DropReason? {
+    guard length >= GRE.bytes else { return .outerShort }
+    guard gre.u16(2) == GRE.mpls else { return .notTunnel }
+    guard isOurs else { return .outerNotOurs }
+    let flags = gre.u16(0)
+    guard flags & ~(GRE.hasChecksum | GRE.hasKey | GRE.hasSequence) == 0,
+      frame.virtio.gso & ~VirtioNetHeader.gsoECN != VirtioNetHeader.gsoUDP
+    else { return .outerHeader }
+    var header = GRE.bytes
+    if flags & GRE.hasChecksum != 0 { header += 4 }
+    if flags & GRE.hasKey != 0 { header += 4 }
+    if flags & GRE.hasSequence != 0 { header += 4 }
+    guard length >= header else { return .outerShort }
+    if flags & GRE.hasChecksum != 0, !Checksum.holds(gre.sum(0, count: length)) { return .outerChecksum }
+    port = MPLS.port
+    payload = offset + header
+    payloadBytes = length - header
+    return nil
   }
 }

@@ -8,8 +8,10 @@ extension PacketPath {
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
     let segmentLength = packet.gso == VirtioNetHeader.gsoNone ? packet.ipLength : packet.payload + packet.gsoBytes
-    guard segmentLength <= Int(interface.entry.mtu) else { return drop(&packet, .mtuExceeded) }
-    guard lowerTTL(&packet) else { return drop(&packet, .ttlExceeded) }
+    guard segmentLength <= Int(interface.entry.mtu) else {
+      return refuse(&packet, .mtuExceeded, .tooBig(mtu: Int(interface.entry.mtu)))
+    }
+    guard lowerTTL(&packet) else { return refuse(&packet, .ttlExceeded, .timeExceeded) }
     let id = nexthop.entry.interface
     let destination = nexthop.entry.destinationMAC
     if packet.segments > 1, packet.next != Packet.none {

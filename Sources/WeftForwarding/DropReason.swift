@@ -55,6 +55,15 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case nexthopUnresolved
   case noService
   case hairpin
+  // Flows and policy
+  case policyDenied
+  case policyRejected
+  case tcpFlags
+  case flowTableFull
+  // Address translation
+  case natExhausted
+  case natUntranslatable
+  case serviceNoBackend
   // On the way out
   case mtuExceeded
   case gsoMalformed
@@ -114,6 +123,17 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .nexthopUnresolved: ("nexthop_unresolved", "the underlay neighbour's MAC is not known yet")
     case .noService: ("no_service", "for the router itself, which does not serve it")
     case .hairpin: ("hairpin", "a packet that would go back into the fabric, or bridged to where it came from")
+    case .policyDenied: ("policy_denied", "a policy rule, or none, does not let the flow pass")
+    case .policyRejected: ("policy_rejected", "a policy rule does not let the flow pass and has its sender told")
+    case .tcpFlags: ("tcp_flags", "a first packet with flags that no TCP sends, such as SYN and FIN")
+    case .flowTableFull: ("flow_table_full", "a flow that needs an entry, to be translated, found no place")
+    case .natExhausted: ("nat_exhausted", "the NAT pool has no port left for a new flow")
+    case .natUntranslatable:
+      (
+        "nat_untranslatable",
+        "its addresses should be translated but cannot be: a fragment whose first one was not seen"
+      )
+    case .serviceNoBackend: ("service_no_backend", "the service has no backend that takes new flows")
     case .mtuExceeded: ("mtu_exceeded", "the packet does not fit the MTU of where it goes")
     case .gsoMalformed: ("gso_malformed", "the segmentation or checksum request does not fit the packet")
     case .interfaceGone: ("interface_gone", "the interface it should leave by is not there")

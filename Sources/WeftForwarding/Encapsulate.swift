@@ -2,14 +2,19 @@ import WeftTables
 import WeftWire
 
 extension PacketPath {
-  /// Into a tunnel (RFC 7348, RFC 7510).
+  /// Into a tunnel (RFC 7348, RFC 7510, RFC 4023).
   mutating func encapsulate(
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
     let isSuper = packet.gso != VirtioNetHeader.gsoNone
     let segmentLength = isSuper ? packet.payload + packet.gsoBytes : packet.ipLength
-    guard segmentLength <= Int(nexthop.entry.mtu) else { return drop(&packet, .mtuExceeded) }
-    guard lowerTTL(&packet) else { return drop(&packet, .ttlExceeded) }
+    guard segmentLength <= Int(nexthop.entry.mtu) else {
+      if nexthop.entry.fragments, !isSuper, packet.segments == 1, Self.takesFragments(packet) {
+        return encapsulateFragments(&packet, nexthop)
+      }
+      return refuse(&packet, .mtuExceeded, .tooBig(mtu: Int(nexthop.entry.mtu)))
+    }
+    guard lowerTTL(&packet) else { return refuse(&packet, .ttlExceeded, .timeExceeded) }
     if isSuper {
       encapsulateSegments(&packet, nexthop, interface)
     } else {
@@ -31,7 +36,7 @@ extension PacketPath {
     writeShim(outer.advanced(nexthop.entry.outerBytes), packet, nexthop)
     finishOuter(outer, packet, nexthop, payload: shim + packet.ipLength)
     var virtio = VirtioNetHeader()
-    if !nexthop.entry.underlayIsV4 {
+    if !nexthop.entry.underlayIsV4, nexthop.entry.kind != .mplsOverGRE {
       // The UDP checksum over IPv6: left to the kernel where it takes that, else made here.
       let udp = outer.advanced(nexthop.entry.outerBytes - UDP.bytes)
       if interface.entry.takesVirtio {
@@ -63,7 +68,8 @@ extension PacketPath {
     let shim = Self.shimBytes(nexthop)
     let outerBytes = nexthop.entry.outerBytes
     let stride = shim + packet.payload + packet.gsoBytes
-    let takesSuper = interface.entry.takesVirtio && interface.entry.takesUDPSegmentation
+    let isUDP = nexthop.entry.kind != .mplsOverGRE
+    let takesSuper = isUDP && interface.entry.takesVirtio && interface.entry.takesUDPSegmentation
     let perFrame = takesSuper ? max(1, min(64, (65535 - outerBytes + Ethernet.bytes) / stride)) : 1
     let count = packet.segments
     let frames = (count + perFrame - 1) / perFrame
@@ -91,7 +97,7 @@ extension PacketPath {
         tx.piece(headers, count: shim + packet.payload)
         tx.piece(data, count: bytes)
         payload += shim + packet.payload + bytes
-        if !interface.entry.takesVirtio, !nexthop.entry.underlayIsV4 {
+        if isUDP, !interface.entry.takesVirtio, !nexthop.entry.underlayIsV4 {
           sum = data.sum(0, count: bytes, headers.sum(0, count: shim + packet.payload, sum))
         }
         index += 1
@@ -99,7 +105,9 @@ extension PacketPath {
       finishOuter(outer, packet, nexthop, payload: payload)
       var virtio = VirtioNetHeader()
       let udp = outer.advanced(outerBytes - UDP.bytes)
-      if interface.entry.takesVirtio, end - first > 1 || !nexthop.entry.underlayIsV4 {
+      if !isUDP {
+        // GRE has nothing that says whose packet it is, and no checksum.
+      } else if interface.entry.takesVirtio, end - first > 1 || !nexthop.entry.underlayIsV4 {
         virtio.flags = VirtioNetHeader.needsChecksum
         virtio.checksumStart = UInt16(truncatingIfNeeded: outerBytes - UDP.bytes)
         virtio.checksumOffset = UInt16(UDP.checksum)
@@ -121,15 +129,15 @@ extension PacketPath {
   }
 
   /// Room for the longest outer headers (62 bytes, written as 64) and what stands between them and the inner packet.
-  private static var outerRoom: Int { 64 + VXLAN.bytes + Ethernet.bytes }
+  static var outerRoom: Int { 64 + VXLAN.bytes + Ethernet.bytes }
 
-  /// Bytes between the outer UDP header and the inner IP packet.
-  @inline(__always) private static func shimBytes(_ nexthop: EntryReference<NexthopEntry>) -> Int {
+  /// Bytes between the outer UDP or GRE header and the inner IP packet.
+  @inline(__always) static func shimBytes(_ nexthop: EntryReference<NexthopEntry>) -> Int {
     nexthop.entry.kind == .vxlan ? VXLAN.bytes + Ethernet.bytes : MPLS.bytes
   }
 
   @inline(__always)
-  private func writeShim(_ at: Bytes, _ packet: Packet, _ nexthop: EntryReference<NexthopEntry>) {
+  func writeShim(_ at: Bytes, _ packet: Packet, _ nexthop: EntryReference<NexthopEntry>) {
     if nexthop.entry.kind == .vxlan {
       VXLAN.write(at, vni: packet.path.label)
       writeEthernet(at.advanced(VXLAN.bytes), packet, nexthop.entry.destinationMAC)
@@ -141,17 +149,25 @@ extension PacketPath {
   /// Lengths, DS field and ECN (RFC 6040 section 4.1, normal mode: copied), IPv4's checksum, and the source port from
   /// the inner flow's hash (RFC 7348 section 5, RFC 7510 section 3), over IPv6 the flow label too (RFC 6438).
   @inline(__always)
-  private func finishOuter(_ outer: Bytes, _ packet: Packet, _ nexthop: EntryReference<NexthopEntry>, payload: Int) {
+  mutating func finishOuter(
+    _ outer: Bytes, _ packet: Packet, _ nexthop: EntryReference<NexthopEntry>, payload: Int
+  ) {
     let ip = outer.advanced(Ethernet.bytes)
-    let length = UInt16(truncatingIfNeeded: UDP.bytes &+ payload)
+    let isUDP = nexthop.entry.kind != .mplsOverGRE
+    let length = UInt16(truncatingIfNeeded: (isUDP ? UDP.bytes : GRE.bytes) &+ payload)
     let entropy = UInt32(truncatingIfNeeded: packet.hash >> 32)
     let udp: Bytes
     if nexthop.entry.underlayIsV4 {
-      let total = UInt16(truncatingIfNeeded: IPv4.minimumBytes &+ UDP.bytes &+ payload)
+      let total = UInt16(truncatingIfNeeded: IPv4.minimumBytes) &+ length
       ip.set8(1, packet.trafficClass)
       ip.set16(2, total)
-      let sum =
+      var sum =
         nexthop.entry.outerSum &+ Checksum.addend(total) &+ Checksum.addend(UInt16(packet.trafficClass))
+      if nexthop.entry.fragments {
+        identification &+= 1
+        ip.set16(4, UInt16(truncatingIfNeeded: identification))
+        sum &+= Checksum.addend(UInt16(truncatingIfNeeded: identification))
+      }
       ip.set16(10, Checksum.finish(sum))
       udp = ip.advanced(IPv4.minimumBytes)
     } else {
@@ -159,6 +175,7 @@ extension PacketPath {
       ip.set16(4, length)
       udp = ip.advanced(IPv6.bytes)
     }
+    guard isUDP else { return }
     udp.set16(0, 0xC000 | UInt16(truncatingIfNeeded: entropy & 0x3FFF))
     udp.set16(4, length)
     udp.set16(UDP.checksum, 0)

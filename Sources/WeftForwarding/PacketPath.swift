@@ -14,16 +14,40 @@ import WeftWire
   let counters: Counters
   /// This worker's flows.
   public var flows: FlowTable
+  /// This worker's ports for source NAT, and which backends clients had.
+  public var nat: NATWorker
+  /// Ports of packets that come in fragments.
+  var fragments: FragmentTable
   /// Seed of the flow hash, which also chooses tunnels' source ports.
   let seed: UInt64
   var batch = Batch()
+  var fast = FastBatch()
+  /// Simple packets of known flows go the short way (FastPath.swift). The result is the same; this is for comparing.
+  public var usesFastPath = true
   var open = OpenChains()
+  /// How many packets the router may make about packets that it drops.
+  public var errors = ErrorLimit()
+  /// How many it has made.
+  public internal(set) var made: UInt64 = 0
+  /// `flows.removals` when this batch came: once it has grown, packets' flows may be others.
+  var removals: UInt64 = 0
+  /// Identification of the last outer packet that may be fragmented.
+  public var identification: UInt32 = 0
+  /// The interface of this batch has the flag to clamp.
+  var clamps = false
+  /// When this batch came, CLOCK_MONOTONIC in ns.
+  var clock: UInt64 = 0
   /// What is to be sent.
   public var tx: TxFrames
 
-  public init(tables: Tables, flows: FlowTable, counters: Counters, interfaces: Int, seed: UInt64) {
+  public init(
+    tables: Tables, flows: FlowTable, fragments: FragmentTable, nat: NATWorker, counters: Counters, interfaces: Int,
+    seed: UInt64
+  ) {
     self.tables = tables
     self.flows = flows
+    self.nat = nat
+    self.fragments = fragments
     self.counters = counters
     self.seed = seed
     tx = TxFrames(interfaces: interfaces)
@@ -31,6 +55,7 @@ import WeftWire
 
   deinit {
     batch.deallocate()
+    fast.deallocate()
     open.deallocate()
     tx.deallocate()
   }
@@ -41,17 +66,21 @@ import WeftWire
       counters.dropped(.interfaceGone, id, packets: frames.count)
       return
     }
+    clock = now
+    let done = usesFastPath ? forwardFast(frames, id, interface, now) : 0
+    guard done < frames.count else { return }
     batch.removeAll()
+    clamps = interface.entry.clampsMSS
     if interface.entry.isFabric {
-      decapsulate(frames, id, interface)
+      decapsulate(frames, from: done, id, interface)
     } else {
-      receive(frames, id, interface)
+      receive(frames, from: done, id, interface)
     }
     parse()
     if interface.entry.isFabric { coalesce() }
+    classify(now)
     route()
-    track(now)
-    transmit()
+    transmit(now)
   }
 
   /// Ends a packet's way.

@@ -3,9 +3,11 @@ import WeftWire
 
 extension PacketPath {
   /// Frames from a pod, a VM or a server: each becomes one packet of the interface's VRF.
-  mutating func receive(_ frames: RxFrames, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>) {
+  mutating func receive(
+    _ frames: RxFrames, from first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
     let vrf = interface.entry.vrf
-    for index in 0..<frames.count {
+    for index in first..<frames.count {
       let frame = frames[index]
       guard frame.length >= Ethernet.bytes else {
         counters.received(id, packets: 1, bytes: frame.length)

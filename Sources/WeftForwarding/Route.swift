@@ -6,13 +6,18 @@ extension PacketPath {
   mutating func route() {
     let batch = batch
     for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isReady {
-      if batch[index].hasPath {
-        checkNexthop(&batch[index])
-      } else if batch[index].link == .other {
-        bridge(&batch[index])
-      } else {
-        routeAddress(&batch[index], batch[index].key.destination)
-      }
+      route(&batch[index])
+    }
+  }
+
+  /// Finds where one packet goes.
+  mutating func route(_ packet: inout Packet) {
+    if packet.hasPath {
+      checkNexthop(&packet)
+    } else if packet.link == .other {
+      bridge(&packet)
+    } else {
+      routeAddress(&packet, packet.key.destination)
     }
   }
 
@@ -23,8 +28,9 @@ extension PacketPath {
       if !packet.isOwn, destination == NeighborDiscovery.routerLinkLocal { return answerEcho(&packet) }
       let number =
         packet.isV4 ? tables.route(vrf: packet.vrf, v4: destination.v4) : tables.route(vrf: packet.vrf, v6: destination)
-      guard number != 0 else { return drop(&packet, .noRoute) }
+      guard number != 0 else { return refuse(&packet, .noRoute, .noRoute) }
       packet.path = tables.paths[number]
+      packet.pathNumber = number
       guard let nexthop = tables.nexthop(packet.path.nexthop) else { return drop(&packet, .nexthopInvalid) }
       if nexthop.entry.kind == .vrfTranslate {
         packet.vrf = nexthop.entry.vrf
@@ -48,10 +54,18 @@ extension PacketPath {
   private mutating func checkNexthop(_ packet: inout Packet) {
     guard let nexthop = tables.nexthop(packet.path.nexthop) else { return drop(&packet, .nexthopInvalid) }
     switch nexthop.entry.kind {
+    case .ecmp:
+      guard let path = member(of: nexthop.entry.members, flow: packet.flow, hash: packet.hash) else {
+        return drop(&packet, .nexthopUnresolved)
+      }
+      packet.path = path
+      // What a route's number leads to is not the same for each of its packets.
+      packet.pathNumber = 0
+      return checkNexthop(&packet)
     case .encap:
       // A bridge sends nothing back where it came from (IEEE 802.1Q clause 8.6.1).
       guard packet.link != .other || nexthop.entry.interface != packet.interface else { return drop(&packet, .hairpin) }
-    case .vxlan, .mplsOverUDP:
+    case .vxlan, .mplsOverUDP, .mplsOverGRE:
       guard !packet.fromFabric || packet.isOwn && packet.link == .router else { return drop(&packet, .hairpin) }
       // MPLS carries IP alone.
       guard packet.etherType != Ethernet.arp || nexthop.entry.kind == .vxlan else { return drop(&packet, .arpUnknown) }

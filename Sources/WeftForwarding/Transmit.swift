@@ -3,9 +3,19 @@ import WeftWire
 
 extension PacketPath {
   /// Makes the frames that leave: to a pod, through a tunnel, or back with an answer.
-  mutating func transmit() {
+  mutating func transmit(_ now: UInt64) {
+    var start = 0
+    // What is made about a packet that does not fit comes to the batch's end, and has its turn.
+    while start < batch.count {
+      let end = batch.count
+      transmit(start..<end, now)
+      start = end
+    }
+  }
+
+  private mutating func transmit(_ range: Range<Int>, _ now: UInt64) {
     let batch = batch
-    for index in 0..<batch.count {
+    for index in range {
       switch batch[index].verdict {
       case .forward:
         guard let nexthop = tables.nexthop(batch[index].path.nexthop),
@@ -14,15 +24,43 @@ extension PacketPath {
           drop(&batch[index], .interfaceGone)
           continue
         }
+        if clamps || interface.entry.clampsMSS {
+          clamp(batch[index], mtu: Int(nexthop.entry.kind == .encap ? interface.entry.mtu : nexthop.entry.mtu))
+        }
         if nexthop.entry.kind == .encap {
           deliver(&batch[index], nexthop, interface)
         } else {
           encapsulate(&batch[index], nexthop, interface)
         }
+        count(batch[index], batch, now)
       case .reply: answer(&batch[index])
       case .merged, .dropped: continue
       }
     }
+  }
+
+  /// Counts a packet that left on its flow.
+  @inline(__always) private func count(_ packet: Packet, _ batch: Batch, _ now: UInt64) {
+    guard packet.flow != FlowTable.none, packet.verdict == .forward, removals == flows.removals else { return }
+    flows.count(
+      packet.flow, bytes: wireBytes(packet, batch), packets: packet.segments, nexthop: packet.path.nexthop, now: now)
+    // The next ones of the flow need not look it up (FastPath.swift).
+    if packet.link == .router, flows[packet.flow].mark != packet.pathNumber {
+      flows.setMark(packet.flow, packet.pathNumber)
+    }
+  }
+
+  /// Bytes of IP packet on a wire: each segment of a super-frame has headers of its own.
+  @inline(__always) private func wireBytes(_ packet: Packet, _ batch: Batch) -> Int {
+    guard packet.segments > 1 else { return packet.ipLength }
+    if packet.next == Packet.none { return packet.ipLength &+ (packet.segments &- 1) &* packet.payload }
+    var bytes = packet.ipLength
+    var next = packet.next
+    while next != Packet.none {
+      bytes &+= batch[Int(next)].ipLength
+      next = batch[Int(next)].next
+    }
+    return bytes
   }
 
   /// Sends an answer of the router's own, whole frame in one piece, out of the interface of the question.

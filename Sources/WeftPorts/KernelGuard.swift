@@ -31,6 +31,8 @@ public struct KernelGuard: ~Copyable, Sendable {
       // A kernel without IPv6 gets none of its packets either.
       if let six = try? bind(AF_INET6, port) { sockets.append(six) }
     }
+    sockets.append(try takeGRE(AF_INET))
+    if let six = try? takeGRE(AF_INET6) { sockets.append(six) }
     return KernelGuard(method: .boundSockets, link: nil, sockets: sockets)
   }
 
@@ -54,6 +56,17 @@ public struct KernelGuard: ~Copyable, Sendable {
     let owned = Descriptor(owning: program)
     let link = weft_attach_ingress(owned.raw, kernelIndex)
     return link < 0 ? nil : Descriptor(owning: link)
+  }
+
+  /// A raw socket for GRE that lets nothing in: as long as there is one, the kernel does not say that it knows no GRE.
+  private static func takeGRE(_ family: Int32) throws(SystemError) -> SharedDescriptor {
+    let flags = Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+    let descriptor = try Descriptor(socket(family, flags, Int32(IPProtocol.gre)), "open a socket for", "GRE")
+    let nothing = [sock_filter(code: 0x06, jt: 0, jf: 0, k: 0)]
+    guard unsafe weft_attach_filter(descriptor.raw, nothing, 1) == 0 else {
+      throw SystemError("attach a filter to the socket for", "GRE")
+    }
+    return SharedDescriptor(descriptor)
   }
 
   /// A socket that has the port and lets nothing in.

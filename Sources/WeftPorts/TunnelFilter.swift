@@ -1,9 +1,10 @@
 import CLinux
 import WeftWire
 
-/// Programs that tell tunnel packets (VXLAN, MPLS-over-UDP) from the host's own traffic on a fabric interface: a classic
+/// Programs that tell tunnel packets (VXLAN, MPLS-over-UDP, MPLS-over-GRE) from the host's own traffic on a fabric interface: a classic
 /// one for the receiving socket, and eBPF ones for the kernel's ingress, which sees a frame after the packet sockets.
-/// Both read Ethernet, IPv4 (any header length, first fragments) or IPv6 (no extension headers), UDP.
+/// Both read Ethernet, IPv4 (any header length, first fragments) or IPv6 (no extension headers), UDP or
+/// GRE (without optional fields or with).
 enum TunnelFilter {
   /// Takes tunnel packets whole and nothing else.
   static var classic: [sock_filter] {
@@ -20,22 +21,29 @@ enum TunnelFilter {
     }
     return [
       step(load16, 12),  // 0: EtherType
-      step(jumpEqual, UInt32(Ethernet.ipv4), 0, 7),  // 1: else to 9
-      step(load8, 23),  // 2: protocol
-      step(jumpEqual, UInt32(IPProtocol.udp), 0, 11),  // 3: else to 15
-      step(load16, 20),  // 4: fragment offset
-      step(jumpSet, UInt32(IPv4.offsetMask), 9, 0),  // 5: a later fragment: to 15
-      step(loadHeaderLength, 14),  // 6
+      step(jumpEqual, UInt32(Ethernet.ipv4), 0, 10),  // 1: else to 12
+      step(load16, 20),  // 2: fragment offset
+      step(jumpSet, UInt32(IPv4.offsetMask), 18, 0),  // 3: a later fragment: to 22
+      step(loadHeaderLength, 14),  // 4
+      step(load8, 23),  // 5: protocol
+      step(jumpEqual, UInt32(IPProtocol.udp), 0, 2),  // 6: else to 9
       step(load16Index, 16),  // 7: destination port
-      step(jump, 4),  // 8: to 13
-      step(jumpEqual, UInt32(Ethernet.ipv6), 0, 5),  // 9: else to 15
-      step(load8, 20),  // 10: next header
-      step(jumpEqual, UInt32(IPProtocol.udp), 0, 3),  // 11: else to 15
-      step(load16, 56),  // 12: destination port
-      step(jumpEqual, UInt32(VXLAN.port), 2, 0),  // 13: to 16
-      step(jumpEqual, UInt32(MPLS.port), 1, 0),  // 14: to 16
-      step(end, 0),  // 15
-      step(end, 0xFFFF_FFFF),  // 16
+      step(jump, 11),  // 8: to 20
+      step(jumpEqual, UInt32(IPProtocol.gre), 0, 12),  // 9: else to 22
+      step(load16Index, 16),  // 10: protocol inside
+      step(jump, 7),  // 11: to 19
+      step(jumpEqual, UInt32(Ethernet.ipv6), 0, 9),  // 12: else to 22
+      step(load8, 20),  // 13: next header
+      step(jumpEqual, UInt32(IPProtocol.udp), 0, 2),  // 14: else to 17
+      step(load16, 56),  // 15: destination port
+      step(jump, 3),  // 16: to 20
+      step(jumpEqual, UInt32(IPProtocol.gre), 0, 4),  // 17: else to 22
+      step(load16, 56),  // 18: protocol inside
+      step(jumpEqual, UInt32(GRE.mpls), 3, 2),  // 19: to 23 or 22
+      step(jumpEqual, UInt32(VXLAN.port), 2, 0),  // 20: to 23
+      step(jumpEqual, UInt32(MPLS.port), 1, 0),  // 21: to 23
+      step(end, 0),  // 22
+      step(end, 0xFFFF_FFFF),  // 23
     ]
   }
 
@@ -46,21 +54,32 @@ enum TunnelFilter {
     program.move(to: 6, from: 1)
     program.load16(12)
     program.jumpUnlessEqual(UInt32(Ethernet.ipv4), to: "v6")
-    program.load8(23)
-    program.jumpUnlessEqual(UInt32(IPProtocol.udp), to: "pass")
     program.load16(20)
     program.jumpIfSet(UInt32(IPv4.offsetMask), to: "pass")
     program.load8(14)
     program.and(0, 0x0F)
     program.shiftLeft(0, 2)
     program.move(to: 7, from: 0)
+    program.load8(23)
+    program.jumpIfEqual(UInt32(IPProtocol.gre), to: "gre")
+    program.jumpUnlessEqual(UInt32(IPProtocol.udp), to: "pass")
     program.load16(indexedBy: 7, 16)
     program.jump(to: "port")
+    program.label("gre")
+    program.load16(indexedBy: 7, 16)
+    program.jump(to: "inside")
     program.label("v6")
     program.jumpUnlessEqual(UInt32(Ethernet.ipv6), to: "pass")
     program.load8(20)
+    program.jumpIfEqual(UInt32(IPProtocol.gre), to: "gre6")
     program.jumpUnlessEqual(UInt32(IPProtocol.udp), to: "pass")
     program.load16(56)
+    program.jump(to: "port")
+    program.label("gre6")
+    program.load16(56)
+    program.label("inside")
+    program.jumpIfEqual(UInt32(GRE.mpls), to: "drop")
+    program.jump(to: "pass")
     program.label("port")
     program.jumpIfEqual(UInt32(VXLAN.port), to: "drop")
     program.jumpIfEqual(UInt32(MPLS.port), to: "drop")

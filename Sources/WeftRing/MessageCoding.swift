@@ -31,6 +31,9 @@ extension Command {
     case begin = 1
     case sweep, setInterface, removeInterface, setVRF, removeVRF, setNexthop, removeNexthop, setLabel, removeLabel
     case setVNI, removeVNI, setRoute, removeRoute, setBridge, removeBridge, dump, barrier
+    case setNATPool, removeNATPool, setSourceNAT, removeSourceNAT, setStaticNAT, removeStaticNAT
+    case setDestinationNAT, removeDestinationNAT, setService, removeService, setBackend, removeBackend
+    case setAddressSet, removeAddressSet, setAddressSetMember, removeAddressSetMember, setRule, removeRule
   }
 
   var kindValue: UInt16 {
@@ -54,6 +57,24 @@ extension Command {
       case .removeBridge: .removeBridge
       case .dump: .dump
       case .barrier: .barrier
+      case .setNATPool: .setNATPool
+      case .removeNATPool: .removeNATPool
+      case .setSourceNAT: .setSourceNAT
+      case .removeSourceNAT: .removeSourceNAT
+      case .setStaticNAT: .setStaticNAT
+      case .removeStaticNAT: .removeStaticNAT
+      case .setDestinationNAT: .setDestinationNAT
+      case .removeDestinationNAT: .removeDestinationNAT
+      case .setService: .setService
+      case .removeService: .removeService
+      case .setBackend: .setBackend
+      case .removeBackend: .removeBackend
+      case .setAddressSet: .setAddressSet
+      case .removeAddressSet: .removeAddressSet
+      case .setAddressSetMember: .setAddressSetMember
+      case .removeAddressSetMember: .removeAddressSetMember
+      case .setRule: .setRule
+      case .removeRule: .removeRule
       }
     return kind.rawValue
   }
@@ -82,6 +103,29 @@ extension Command {
       writer.put(cursor)
       writer.put(limit)
     case .barrier: break
+    case .setNATPool(let entry): writer.put(entry)
+    case .setSourceNAT(let entry): writer.put(entry)
+    case .setStaticNAT(let entry): writer.put(entry)
+    case .setDestinationNAT(let entry): writer.put(entry)
+    case .setService(let entry): writer.put(entry)
+    case .setBackend(let entry): writer.put(entry)
+    case .removeNATPool(let id), .removeSourceNAT(let id): writer.put(id)
+    case .removeStaticNAT(let vrf, let inside):
+      writer.put(vrf)
+      writer.put(inside)
+    case .removeDestinationNAT(let key), .removeService(let key): writer.put(key)
+    case .removeBackend(let service, let vrf, let address, let port):
+      writer.put(service)
+      writer.put(vrf)
+      writer.put(address)
+      writer.put(port)
+    case .setAddressSet(let entry): writer.put(entry)
+    case .setAddressSetMember(let entry): writer.put(entry)
+    case .setRule(let entry): writer.put(entry)
+    case .removeAddressSet(let id), .removeRule(let id): writer.put(id)
+    case .removeAddressSetMember(let set, let prefix):
+      writer.put(set)
+      writer.put(prefix)
     }
   }
 
@@ -114,6 +158,28 @@ extension Command {
           case .removeBridge: .removeBridge(vrf: try r.get("vrf"), mac: try r.mac("mac"))
           case .dump: .dump(table: try r.option("table"), cursor: try r.get("cursor"), limit: try r.get("limit"))
           case .barrier: .barrier
+          case .setNATPool: .setNATPool(try r.natPool())
+          case .removeNATPool: .removeNATPool(id: try r.get("pool id"))
+          case .setSourceNAT: .setSourceNAT(try r.sourceNAT())
+          case .removeSourceNAT: .removeSourceNAT(id: try r.get("rule id"))
+          case .setStaticNAT: .setStaticNAT(try r.staticNAT())
+          case .removeStaticNAT:
+            .removeStaticNAT(insideVRF: try r.get("inside vrf"), inside: try r.address("inside address"))
+          case .setDestinationNAT: .setDestinationNAT(try r.destinationNAT())
+          case .removeDestinationNAT: .removeDestinationNAT(try r.serviceKey())
+          case .setService: .setService(try r.service())
+          case .removeService: .removeService(try r.serviceKey())
+          case .setBackend: .setBackend(try r.backend())
+          case .removeBackend:
+            .removeBackend(
+              service: try r.serviceKey(), vrf: try r.get("backend vrf"), address: try r.address("backend address"),
+              port: try r.get("backend port"))
+          case .setAddressSet: .setAddressSet(try r.addressSet())
+          case .removeAddressSet: .removeAddressSet(id: try r.get("set id"))
+          case .setAddressSetMember: .setAddressSetMember(try r.addressSetMember())
+          case .removeAddressSetMember: .removeAddressSetMember(set: try r.get("set"), prefix: try r.prefix("prefix"))
+          case .setRule: .setRule(try r.rule())
+          case .removeRule: .removeRule(id: try r.get("rule id"))
           }
         })
     } catch {
@@ -156,6 +222,19 @@ extension Completion {
       case .route(let entry): writer.put(entry)
       case .bridge(let entry): writer.put(entry)
       case .flow(let entry): writer.put(entry)
+      case .natPool(let configuration, let state):
+        writer.put(configuration)
+        writer.put(state)
+      case .sourceNAT(let entry): writer.put(entry)
+      case .staticNAT(let entry): writer.put(entry)
+      case .destinationNAT(let entry): writer.put(entry)
+      case .service(let entry): writer.put(entry)
+      case .backend(let entry): writer.put(entry)
+      case .addressSet(let entry): writer.put(entry)
+      case .addressSetMember(let entry): writer.put(entry)
+      case .rule(let entry, let hits):
+        writer.put(entry)
+        writer.put(hits)
       }
     }
   }
@@ -184,6 +263,19 @@ extension Completion {
       case .routes: entry = .route(try r.route())
       case .bridge: entry = .bridge(try r.bridge())
       case .flows: entry = .flow(try r.flow())
+      case .natPools:
+        let configuration = try r.natPool()
+        entry = .natPool(configuration, try r.natPoolState())
+      case .sourceNAT: entry = .sourceNAT(try r.sourceNAT())
+      case .staticNAT: entry = .staticNAT(try r.staticNAT())
+      case .destinationNAT: entry = .destinationNAT(try r.destinationNAT())
+      case .services: entry = .service(try r.service())
+      case .backends: entry = .backend(try r.backend())
+      case .addressSets: entry = .addressSet(try r.addressSet())
+      case .addressSetMembers: entry = .addressSetMember(try r.addressSetMember())
+      case .rules:
+        let rule = try r.rule()
+        entry = .rule(rule, hits: try r.get("hits"))
       }
       return .entry(sequence: sequence, entry)
     }

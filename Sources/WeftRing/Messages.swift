@@ -4,6 +4,8 @@ import WeftWire
 public enum TableName: UInt8, Sendable, CaseIterable {
   case interfaces = 1
   case vrfs, nexthops, labels, vnis, routes, bridge, flows
+  case natPools, sourceNAT, staticNAT, destinationNAT, services, backends
+  case addressSets, addressSetMembers, rules
 }
 
 /// Agent to forwarder.
@@ -31,6 +33,28 @@ public enum Command: Hashable, Sendable {
   case dump(table: TableName, cursor: UInt64, limit: UInt32)
   /// Answered when everything before it is in force on every worker.
   case barrier
+  case setNATPool(NATPoolConfiguration)
+  case removeNATPool(id: UInt32)
+  case setSourceNAT(SourceNATConfiguration)
+  case removeSourceNAT(id: UInt32)
+  case setStaticNAT(StaticNATConfiguration)
+  case removeStaticNAT(insideVRF: UInt32, inside: IPAddress)
+  case setDestinationNAT(DestinationNATConfiguration)
+  case removeDestinationNAT(ServiceKey)
+  case setService(ServiceConfiguration)
+  /// With its backends.
+  case removeService(ServiceKey)
+  case setBackend(BackendConfiguration)
+  case removeBackend(service: ServiceKey, vrf: UInt32, address: IPAddress, port: UInt16)
+  case setAddressSet(AddressSetConfiguration)
+  /// With its members.
+  case removeAddressSet(id: UInt32)
+  case setAddressSetMember(AddressSetMember)
+  case removeAddressSetMember(set: UInt32, prefix: IPPrefix)
+  /// Rules are in force after the batch of commands that they came with, at the latest when a barrier is answered;
+  /// members at once. Who empties a set that a rule no longer refers to waits for a barrier in between.
+  case setRule(RuleConfiguration)
+  case removeRule(id: UInt32)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.
@@ -95,6 +119,16 @@ public enum TableEntry: Hashable, Sendable {
   case route(RouteConfiguration)
   case bridge(BridgeConfiguration)
   case flow(FlowRecord)
+  case natPool(NATPoolConfiguration, NATPoolState)
+  case sourceNAT(SourceNATConfiguration)
+  case staticNAT(StaticNATConfiguration)
+  case destinationNAT(DestinationNATConfiguration)
+  case service(ServiceConfiguration)
+  case backend(BackendConfiguration)
+  case addressSet(AddressSetConfiguration)
+  case addressSetMember(AddressSetMember)
+  /// `hits`: flows that the rule has decided on.
+  case rule(RuleConfiguration, hits: UInt64)
 
   /// The table it stands in.
   public var table: TableName {
@@ -107,6 +141,15 @@ public enum TableEntry: Hashable, Sendable {
     case .route: .routes
     case .bridge: .bridge
     case .flow: .flows
+    case .natPool: .natPools
+    case .sourceNAT: .sourceNAT
+    case .staticNAT: .staticNAT
+    case .destinationNAT: .destinationNAT
+    case .service: .services
+    case .backend: .backends
+    case .addressSet: .addressSets
+    case .addressSetMember: .addressSetMembers
+    case .rule: .rules
     }
   }
 }

@@ -40,6 +40,7 @@ public enum InterfaceRole: UInt8, Sendable, CaseIterable {
 public struct InterfaceConfiguration: Hashable, Sendable {
   /// The most underlay addresses of one fabric interface.
   public static let maximumAddresses = 4
+  public static let maximumTags = 8
 
   public var id: UInt32
   public var role: InterfaceRole
@@ -54,10 +55,13 @@ public struct InterfaceConfiguration: Hashable, Sendable {
   public var mtu: UInt16
   /// fabric: the addresses at which tunnels end.
   public var addresses: [IPAddress]
+  public var flags: InterfaceFlags
+  /// virtual: by which rules know it; not 0.
+  public var tags: [UInt32]
 
   public init(
     id: UInt32, role: InterfaceRole, port: PortKind, device: String, mac: MACAddress, vrf: UInt32 = 0,
-    mtu: UInt16 = 1500, addresses: [IPAddress] = []
+    mtu: UInt16 = 1500, addresses: [IPAddress] = [], flags: InterfaceFlags = .usual, tags: [UInt32] = []
   ) {
     self.id = id
     self.role = role
@@ -67,6 +71,8 @@ public struct InterfaceConfiguration: Hashable, Sendable {
     self.vrf = vrf
     self.mtu = mtu
     self.addresses = addresses
+    self.flags = flags
+    self.tags = tags
   }
 }
 
@@ -87,11 +93,14 @@ public enum Encapsulation: UInt8, Sendable, CaseIterable {
   case vxlan = 1
   /// RFC 7510, UDP port 6635, one label.
   case mplsOverUDP = 2
+  /// RFC 4023, IP protocol 47, one label.
+  case mplsOverGRE = 3
 
   public var name: String {
     switch self {
     case .vxlan: "vxlan"
     case .mplsOverUDP: "mpls-over-udp"
+    case .mplsOverGRE: "mpls-over-gre"
     }
   }
 }
@@ -108,17 +117,37 @@ public struct TunnelConfiguration: Hashable, Sendable {
   public var destinationMAC: MACAddress
   /// VXLAN, routed packets: the Ethernet destination inside, the remote router's MAC.
   public var innerDestinationMAC: MACAddress
+  /// What does not fit the underlay's MTU and must not be refused (IPv4 without DF, IPv6 up to 1280 bytes) goes in
+  /// fragments of the outer packet, and the underlay may fragment that too: over IPv4 it has no DF.
+  public var fragments: Bool
 
   public init(
     encapsulation: Encapsulation, interface: UInt32, source: IPAddress, destination: IPAddress,
-    destinationMAC: MACAddress, innerDestinationMAC: MACAddress = .virtualRouter
+    destinationMAC: MACAddress, innerDestinationMAC: MACAddress = .virtualRouter, fragments: Bool = false
   ) {
+    self.fragments = fragments
     self.encapsulation = encapsulation
     self.interface = interface
     self.source = source
     self.destination = destination
     self.destinationMAC = destinationMAC
     self.innerDestinationMAC = innerDestinationMAC
+  }
+}
+
+/// One of the ways that an ECMP nexthop divides flows between.
+public struct NexthopMember: Hashable, Sendable {
+  /// A tunnel or an encap.
+  public var nexthop: UInt32
+  /// The VNI or MPLS label to send with through a tunnel (0 otherwise).
+  public var label: UInt32
+  /// Its share of the flows, in proportion to the other members'; not 0.
+  public var weight: UInt16
+
+  public init(nexthop: UInt32, label: UInt32 = 0, weight: UInt16 = 1) {
+    self.nexthop = nexthop
+    self.label = label
+    self.weight = weight
   }
 }
 
@@ -134,7 +163,11 @@ public struct NexthopConfiguration: Hashable, Sendable {
     case tunnel(TunnelConfiguration)
     /// Look the (inner) packet up in a VRF: where VNIs and labels of a VRF end.
     case vrfTranslate(vrf: UInt32)
+    /// By one of up to `maximumMembers` ways, the same for all packets of a flow.
+    case ecmp([NexthopMember])
   }
+
+  public static let maximumMembers = 64
 
   public var id: UInt32
   public var action: Action

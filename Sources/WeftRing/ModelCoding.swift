@@ -17,6 +17,10 @@ extension SlotWriter {
     let addresses = entry.addresses.prefix(InterfaceConfiguration.maximumAddresses)
     put(UInt8(addresses.count))
     for address in addresses { put(address) }
+    put(entry.flags.rawValue)
+    let tags = entry.tags.prefix(InterfaceConfiguration.maximumTags)
+    put(UInt8(tags.count))
+    for tag in tags { put(tag) }
   }
 
   mutating func put(_ entry: VRFConfiguration) {
@@ -41,9 +45,19 @@ extension SlotWriter {
       put(tunnel.destination)
       put(tunnel.destinationMAC)
       put(tunnel.innerDestinationMAC)
+      put(UInt8(tunnel.fragments ? 1 : 0))
     case .vrfTranslate(let vrf):
       put(UInt8(5))
       put(vrf)
+    case .ecmp(let members):
+      put(UInt8(6))
+      let kept = members.prefix(NexthopConfiguration.maximumMembers)
+      put(UInt8(kept.count))
+      for member in kept {
+        put(member.nexthop)
+        put(member.label)
+        put(member.weight)
+      }
     }
   }
 
@@ -101,8 +115,15 @@ extension SlotReader {
     guard count <= InterfaceConfiguration.maximumAddresses else { throw SlotFault(what: "address count") }
     var addresses: [IPAddress] = []
     for _ in 0..<count { addresses.append(try address("address")) }
+    let flags = InterfaceFlags(rawValue: try get("interface flags"))
+    guard flags.isSubset(of: .all) else { throw SlotFault(what: "interface flags") }
+    let tagCount = Int(try get("tag count", as: UInt8.self))
+    guard tagCount <= InterfaceConfiguration.maximumTags else { throw SlotFault(what: "tag count") }
+    var tags: [UInt32] = []
+    for _ in 0..<tagCount { tags.append(try get("tag")) }
     return InterfaceConfiguration(
-      id: id, role: role, port: port, device: device, mac: mac, vrf: vrf, mtu: mtu, addresses: addresses)
+      id: id, role: role, port: port, device: device, mac: mac, vrf: vrf, mtu: mtu, addresses: addresses,
+      flags: flags, tags: tags)
   }
 
   mutating func vrf() throws(SlotFault) -> VRFConfiguration {
@@ -121,9 +142,19 @@ extension SlotReader {
       let tunnel = TunnelConfiguration(
         encapsulation: try option("encapsulation"), interface: try get("interface"), source: try address("source"),
         destination: try address("destination"), destinationMAC: try mac("destination mac"),
-        innerDestinationMAC: try mac("inner destination mac"))
+        innerDestinationMAC: try mac("inner destination mac"), fragments: try flag("fragments"))
       return NexthopConfiguration(id: id, action: .tunnel(tunnel))
     case 5: return NexthopConfiguration(id: id, action: .vrfTranslate(vrf: try get("vrf")))
+    case 6:
+      let count = Int(try get("member count", as: UInt8.self))
+      guard count <= NexthopConfiguration.maximumMembers else { throw SlotFault(what: "member count") }
+      var members: [NexthopMember] = []
+      for _ in 0..<count {
+        members.append(
+          NexthopMember(
+            nexthop: try get("member nexthop"), label: try get("member label"), weight: try get("member weight")))
+      }
+      return NexthopConfiguration(id: id, action: .ecmp(members))
     default: throw SlotFault(what: "nexthop action")
     }
   }

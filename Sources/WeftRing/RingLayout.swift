@@ -12,8 +12,8 @@ import CLinux
 ///     4096  command slots, completion slots, event slots
 public enum RingLayout {
   public static let magic: UInt64 = 0x474E_4952_5446_4557  // "WEFTRING"
-  public static let version: UInt32 = 1
-  public static let slotBytes = 256
+  public static let version: UInt32 = 2
+  public static let slotBytes = 1024
   public static let commandSlots = 1024
   public static let completionSlots = 1024
   public static let eventSlotBytes = 2048

@@ -17,6 +17,14 @@ import WeftWire
   public var takesUDPSegmentation: Bool
   /// The port carries virtio-net headers at all.
   public var takesVirtio: Bool
+  /// The policy class of its VRF and tags (`PolicyQuery.subject`), or `noPolicy`: new flows from and to it are not put to
+  /// the rules.
+  public var policyClass: UInt32 = InterfaceEntry.noPolicy
+
+  /// TCP's maximum segment size is lowered to what fits.
+  public var clampsMSS = false
+
+  public static var noPolicy: UInt32 { .max }
 
   public init(
     isFabric: Bool, mtu: UInt16, vrf: UInt32, mac: UInt64, addresses: [IPAddress], takesUDPSegmentation: Bool,
@@ -51,6 +59,8 @@ import WeftWire
   case vxlan
   case mplsOverUDP
   case vrfTranslate
+  case mplsOverGRE
+  case ecmp
 }
 
 /// What the packet path knows of a nexthop. Never changed once published.
@@ -71,8 +81,14 @@ import WeftWire
   public var outerBytes: Int
   /// Tunnels over IPv4: the header's sum with total length, TOS and checksum zero. Over IPv6: `pseudoHeaderSum`.
   public var outerSum: UInt64
-  /// Tunnels: the UDP pseudo-header's sum with length zero.
+  /// Tunnels in UDP: the pseudo-header's sum with length zero.
   public var pseudoHeaderSum: UInt64
+  /// Tunnels: the outer packet may be fragmented, and has an identification; else it has DF.
+  public var fragments = false
+  /// Tunnels: bytes of outer IP packet that fit.
+  public var linkMTU: UInt16 = 0
+  /// ecmp: between which paths flows are divided.
+  public var members: MemberTable?
 
   public init(kind: NexthopKind) {
     self.kind = kind
@@ -91,7 +107,7 @@ import WeftWire
   /// A tunnel. `interfaceMAC` and `mtu` are the fabric interface's.
   public init(
     kind: NexthopKind, interface: UInt32, interfaceMAC: UInt64, mtu: UInt16, source: IPAddress,
-    destination: IPAddress, nextHopMAC: UInt64, innerDestinationMAC: UInt64
+    destination: IPAddress, nextHopMAC: UInt64, innerDestinationMAC: UInt64, fragments: Bool = false
   ) {
     self.init(kind: kind)
     self.interface = interface
@@ -99,9 +115,13 @@ import WeftWire
     underlayIsV4 = destination.isV4
     isResolved = nextHopMAC != 0
     let ipBytes = underlayIsV4 ? IPv4.minimumBytes : IPv6.bytes
-    outerBytes = Ethernet.bytes + ipBytes + UDP.bytes
+    self.fragments = fragments
+    linkMTU = mtu
+    let proto = kind == .mplsOverGRE ? IPProtocol.gre : IPProtocol.udp
+    let headerBytes = kind == .mplsOverGRE ? GRE.bytes : UDP.bytes
+    outerBytes = Ethernet.bytes + ipBytes + headerBytes
     let shim = kind == .vxlan ? VXLAN.bytes + Ethernet.bytes : MPLS.bytes
-    self.mtu = mtu == 0 ? 0 : UInt16(max(0, Int(mtu) - ipBytes - UDP.bytes - shim))
+    self.mtu = mtu == 0 ? 0 : UInt16(max(0, Int(mtu) - ipBytes - headerBytes - shim))
     var header = [UInt8](repeating: 0, count: 64)
     unsafe header.withUnsafeMutableBytes { buffer in
       let at = unsafe Bytes(buffer.baseAddress!)
@@ -110,24 +130,35 @@ import WeftWire
       let ip = at.advanced(Ethernet.bytes)
       if underlayIsV4 {
         ip.set8(0, 0x45)
-        ip.set16(6, IPv4.dontFragment)
+        ip.set16(6, fragments ? 0 : IPv4.dontFragment)
         ip.set8(8, 64)
-        ip.set8(9, IPProtocol.udp)
+        ip.set8(9, proto)
         ip.set32(12, source.v4)
         ip.set32(16, destination.v4)
         outerSum = ip.sum(0, count: IPv4.minimumBytes)
         pseudoHeaderSum = Checksum.pseudoHeader(ip, isV4: true, proto: IPProtocol.udp, length: 0)
       } else {
         ip.set32(0, 0x6000_0000)
-        ip.set8(6, IPProtocol.udp)
+        ip.set8(6, proto)
         ip.set8(7, 64)
         ip.setAddress6(8, source)
         ip.setAddress6(24, destination)
         pseudoHeaderSum = Checksum.pseudoHeader(ip, isV4: false, proto: IPProtocol.udp, length: 0)
         outerSum = pseudoHeaderSum
       }
-      let udp = ip.advanced(ipBytes)
-      udp.set16(2, kind == .vxlan ? VXLAN.port : MPLS.port)
+      let next = ip.advanced(ipBytes)
+      switch kind {
+      case .mplsOverGRE: next.set16(2, GRE.mpls)
+      case .vxlan: next.set16(2, VXLAN.port)
+      default: next.set16(2, MPLS.port)
+      }
+      if kind == .vxlan, underlayIsV4 {
+        // What fits behind the outer headers: VXLAN's, and the inner Ethernet header of a routed IPv4 packet.
+        VXLAN.write(next.advanced(UDP.bytes), vni: 0)
+        Ethernet.write(
+          next.advanced(UDP.bytes + VXLAN.bytes), destination: innerDestinationMAC,
+          source: MACAddress.virtualRouter.bits, type: Ethernet.ipv4)
+      }
     }
     for index in 0..<64 { outer[index] = header[index] }
   }

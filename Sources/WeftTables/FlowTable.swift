@@ -2,128 +2,88 @@ import CLinux
 import WeftSystem
 import WeftWire
 
-/// What makes packets one direction of a flow: VRF, addresses, protocol, ports. 48 bytes, compared as six words.
-@frozen public struct FlowKey: Hashable, Sendable {
-  public var source: IPAddress
-  public var destination: IPAddress
-  /// Source port 16 bits, destination port 16, protocol 8, zero 24, from the top.
-  public var transport: UInt64
-  public var vrf: UInt64
-
-  @inlinable @inline(__always)
-  public init(
-    vrf: UInt32, source: IPAddress, destination: IPAddress, proto: UInt8, sourcePort: UInt16, destinationPort: UInt16
-  ) {
-    self.source = source
-    self.destination = destination
-    transport = UInt64(sourcePort) << 48 | UInt64(destinationPort) << 32 | UInt64(proto) << 24
-    self.vrf = UInt64(vrf)
-  }
-
-  @inlinable public var sourcePort: UInt16 { UInt16(truncatingIfNeeded: transport >> 48) }
-  @inlinable public var destinationPort: UInt16 { UInt16(truncatingIfNeeded: transport >> 32) }
-  @inlinable public var proto: UInt8 { UInt8(truncatingIfNeeded: transport >> 24) }
-
-  /// The same flow's other direction.
-  @inlinable public var reversed: FlowKey {
-    FlowKey(
-      vrf: UInt32(truncatingIfNeeded: vrf), source: destination, destination: source, proto: proto,
-      sourcePort: destinationPort, destinationPort: sourcePort)
-  }
-
-  /// 64 bits, of which the low 32 choose buckets and the top 16 are the tag. `seed` keeps outsiders from choosing.
-  @inlinable @inline(__always) public func hash(seed: UInt64) -> UInt64 {
-    var a = weft_hash_u64(UInt32(truncatingIfNeeded: seed), source.high ^ vrf)
-    var b = weft_hash_u64(UInt32(truncatingIfNeeded: seed >> 32), source.low)
-    a = weft_hash_u64(a, destination.high)
-    b = weft_hash_u64(b, destination.low)
-    let mixed = (UInt64(a) << 32 | UInt64(b)) ^ transport &* 0xD6E8_FEB8_6659_FD93
-    let spread = (mixed ^ mixed >> 32) &* 0x9E37_79B9_7F4A_7C15
-    return spread ^ spread >> 29
-  }
-
-  @inlinable @inline(__always) func equals(_ other: FlowKey) -> Bool {
-    (source.high ^ other.source.high) | (source.low ^ other.source.low) | (destination.high ^ other.destination.high)
-      | (destination.low ^ other.destination.low) | (transport ^ other.transport) | (vrf ^ other.vrf) == 0
-  }
-}
-
-/// One direction of a flow. 128 bytes, two cache lines: the key, then what changes.
-@frozen public struct FlowEntry: Sendable {
-  public var key: FlowKey
-  /// The other direction's entry.
-  public var reverse: UInt32
-  public var flags: UInt32
-  public var nexthop: UInt32
-  var padding: UInt32 = 0
-  public var packets: UInt64
-  /// Bytes of IP packet.
-  public var bytes: UInt64
-  /// CLOCK_MONOTONIC, ns.
-  public var created: UInt64
-  public var lastSeen: UInt64
-  var more0: UInt64 = 0
-  var more1: UInt64 = 0
-  var more2: UInt64 = 0
-  var more3: UInt64 = 0
-
-  @usableFromInline static let inUse: UInt32 = 1
-  @usableFromInline static let forward: UInt32 = 2
-
-  public var isForward: Bool { flags & Self.forward != 0 }
-
-  @usableFromInline init(key: FlowKey, reverse: UInt32, flags: UInt32, now: UInt64) {
-    self.key = key
-    self.reverse = reverse
-    self.flags = flags
-    nexthop = .max
-    packets = 0
-    bytes = 0
-    created = now
-    lastSeen = now
-  }
+/// What became of a new flow.
+@frozen public enum FlowInsertion: Equatable, Sendable {
+  /// The forward entry.
+  case made(UInt32)
+  /// One of the keys belongs to another flow: translation has to choose another address or port.
+  case conflict
+  /// No place, and nothing to evict.
+  case refused
 }
 
 /// A worker's own flows: nobody else reads or writes it.
 ///
-/// Buckets of one cache line: eight 16-bit tags, eight entry numbers. A key belongs to one of two buckets; with twice
-/// as many places as entries, both are full so seldom that the flow then simply is not recorded.
+/// Buckets of one cache line: eight 16-bit tags, eight entry numbers. A key belongs to one of two buckets; there are at
+/// least twice as many places as entries, and where both buckets are full an entry moves to its other one.
 ///
 ///     bucket offset  bytes
 ///     0              16     tags, 0 for a free place
 ///     16             32     entry numbers
+///
+/// When all entries are taken, a new flow takes the place of the oldest one that is not established (`FlowFlags`). An
+/// established flow is never evicted: then the new one is refused.
+///
+/// An entry's number is good until the next `insert`, `remove`, `age` or `track` that says false.
 @safe public struct FlowTable {
   public static let none = UInt32.max
+  /// Translation holds nothing for a flow.
+  public static let noReference: UInt32 = 0
   @usableFromInline static let bucketBytes = 64
+  /// Most flows with a reference that an eviction passes over because nobody has taken the ends before them.
+  static let evictionAttempts = 8
 
   public let capacity: Int
-  /// Idle flows go after this, ns.
-  public var idleLimit: UInt64 = 180_000_000_000
   @usableFromInline let seed: UInt64
   @usableFromInline let buckets: UnsafeMutableRawPointer
   @usableFromInline let bucketMask: UInt64
   @usableFromInline let entries: UnsafeMutablePointer<FlowEntry>
-  private let memory: TableArena
-  private var freeHead: UInt32 = FlowTable.none
-  private var highWater: UInt32 = 0
-  private var agePosition: UInt32 = 0
-  private var lastAged: UInt64 = 0
-  public private(set) var count = 0
-  /// Flows that were not recorded because there was no place.
+  @usableFromInline let transitions: TCPTransitions
+  private let memory: FlowMemory
+  var wheel: FlowWheel
+  var ends: FlowEnds
+  let limits: FlowLimits
+  var freeHead: UInt32 = FlowTable.none
+  var highWater: UInt32 = 0
+  /// Flows that may be evicted, in the order in which they became so.
+  var oldest: UInt32 = FlowTable.none
+  var youngest: UInt32 = FlowTable.none
+  /// The next entry to put into its slot anew, after timeouts have become shorter.
+  private var rearmPosition: UInt32 = FlowTable.none
+  /// Entries in use.
+  public internal(set) var count = 0
+  /// Entries that have gone: as long as this stays, so do the numbers that `find` and `insert` gave.
+  public internal(set) var removals: UInt64 = 0
+  /// New flows for which there was no place.
   public private(set) var refused: UInt64 = 0
+  /// Flows whose place was taken by a new one.
+  public internal(set) var evicted: UInt64 = 0
+  /// Ends that were not recorded, because nobody took those before them.
+  public var endsLost: UInt64 { ends.lost }
 
-  /// `capacity` entries, two for each flow. Memory is taken as it is touched, by the worker that touches it.
-  public init(capacity: Int, seed: UInt64) throws(SystemError) {
+  /// `capacity` entries, two for each flow; `ends` is the number of flow ends kept until they are taken, rounded up to a
+  /// power of two. Memory is taken as it is touched, by the worker that touches it.
+  public init(capacity: Int, seed: UInt64, ends endCapacity: Int = 1024) throws(SystemError) {
     precondition(MemoryLayout<FlowEntry>.size == 128)
     self.capacity = max(2, capacity)
     self.seed = seed
     var bucketCount = 4
     while bucketCount * 4 < self.capacity { bucketCount *= 2 }
     bucketMask = UInt64(bucketCount - 1)
-    memory = try TableArena(buckets: bucketCount * Self.bucketBytes, entries: self.capacity * 128)
+    var endCount = 4
+    while endCount < endCapacity { endCount *= 2 }
+    memory = try FlowMemory(
+      buckets: bucketCount * Self.bucketBytes, entries: self.capacity * 128,
+      control: FlowWheel.bytes + TCPTransitions.bytes + FlowLimits.bytes, ends: FlowEnds.bytes(endCount))
     unsafe buckets = memory.buckets.base
     unsafe entries = memory.entries.base.assumingMemoryBound(to: FlowEntry.self)
+    unsafe wheel = FlowWheel(memory.control.base, entries: entries)
+    unsafe transitions = TCPTransitions(memory.control.base + FlowWheel.bytes)
+    unsafe limits = FlowLimits(memory.control.base + FlowWheel.bytes + TCPTransitions.bytes)
+    unsafe ends = FlowEnds(memory.ends.base, capacity: endCount)
   }
+
+  // MARK: for each packet
 
   @inlinable @inline(__always) func bucket(_ hash: UInt64) -> UnsafeMutableRawPointer {
     unsafe buckets + Int(truncatingIfNeeded: hash & bucketMask) &* Self.bucketBytes
@@ -133,11 +93,23 @@ import WeftWire
     return tag == 0 ? 1 : tag
   }
   /// The other bucket's hash: known from the tag alone, so an entry can be found from either.
-  @inlinable @inline(__always) static func other(_ hash: UInt64) -> UInt64 {
-    hash ^ (UInt64(tag(hash)) &* 0x5BD1_E995 &+ 0x9E37)
-  }
+  @inlinable @inline(__always) static func other(_ hash: UInt64) -> UInt64 { hash ^ distance(tag(hash)) }
+  @inlinable @inline(__always) static func distance(_ tag: UInt16) -> UInt64 { UInt64(tag) &* 0x5BD1_E995 &+ 0x9E37 }
 
+  /// For all packets of a batch, before anything else: the bucket comes into the cache.
   @inlinable @inline(__always) public func prefetch(_ hash: UInt64) { unsafe weft_prefetch(bucket(hash)) }
+
+  /// For all packets of a batch, some time after `prefetch`: the entry comes into the cache. With a million flows this
+  /// is worth more than it costs.
+  @inlinable @inline(__always) public func prefetchEntry(_ hash: UInt64) {
+    let bucket = unsafe bucket(hash)
+    let matches = unsafe weft_match_tags(bucket, Self.tag(hash))
+    guard matches != 0 else { return }
+    let place = matches.trailingZeroBitCount >> 1
+    let entry = unsafe entries + Int(bucket.load(fromByteOffset: 16 &+ place &* 4, as: UInt32.self))
+    unsafe weft_prefetch(entry)
+    unsafe weft_prefetch_write(UnsafeRawPointer(entry) + 64)
+  }
 
   /// The entry of a key; `none` if there is none.
   @inlinable @inline(__always) public func find(_ key: FlowKey, hash: UInt64) -> UInt32 {
@@ -159,7 +131,32 @@ import WeftWire
     return Self.none
   }
 
-  @inlinable @inline(__always) public subscript(index: UInt32) -> FlowEntry { unsafe entries[Int(index)] }
+  /// An entry, read in place. The index is one that `find` or `insert` gave.
+  @inlinable public subscript(index: UInt32) -> FlowEntry {
+    @inline(__always) unsafeAddress { unsafe UnsafePointer(entries + Int(index)) }
+  }
+
+  /// A packet of the flow has come: notes a first reply and what TCP's flags (0 for anything else) change.
+  ///
+  /// False when the packet is not of this flow but opens a connection of its own (`TCPState.over`): the flow has been
+  /// removed, the packet is one without a flow. Should the removal have to wait (see `remove`), `insert` says conflict.
+  @inlinable @inline(__always)
+  public mutating func track(_ index: UInt32, tcpFlags: UInt8, now: UInt64) -> Bool {
+    let entry = unsafe entries + Int(index)
+    let flags = unsafe entry.pointee.flags.rawValue
+    let state = unsafe entry.pointee.tcp
+    let next = transitions.next(state, tcpFlags, flags)
+    if next == state, flags & (FlowFlags.forward.rawValue | FlowFlags.replied.rawValue) != 0 { return true }
+    return change(index, next, now)
+  }
+
+  /// True when a packet would change nothing of the flow but its counters: `track` need not be asked.
+  @inlinable @inline(__always) public func isSteady(_ index: UInt32, tcpFlags: UInt8) -> Bool {
+    let flags = unsafe entries[Int(index)].flags.rawValue
+    let state = unsafe entries[Int(index)].tcp
+    return transitions.next(state, tcpFlags, flags) == state
+      && flags & (FlowFlags.forward.rawValue | FlowFlags.replied.rawValue) != 0
+  }
 
   /// Counts a packet of `bytes` that went to `nexthop`.
   @inlinable @inline(__always) public func count(
@@ -169,103 +166,127 @@ import WeftWire
     unsafe entry.pointee.packets &+= UInt64(truncatingIfNeeded: packets)
     unsafe entry.pointee.bytes &+= UInt64(truncatingIfNeeded: bytes)
     unsafe entry.pointee.lastSeen = now
-    unsafe entry.pointee.nexthop = nexthop
+    // The first line stays clean.
+    if unsafe entry.pointee.nexthop != nexthop { unsafe entry.pointee.nexthop = nexthop }
   }
 
-  /// Makes both entries of a flow and returns the forward one; `none`, and one more `refused`, when there is no place.
+  // MARK: for each flow
+
+  /// Makes a flow's entries. `reverse` is the key of the packets that come back, which with translation is not `forward`
+  /// reversed: then `FlowFlags.nat` is set. A flow to itself (both keys are one) has one entry.
+  ///
+  /// `timeout` is by protocol, TCP state and flags when it is not given. `reference` is what translation holds for the
+  /// flow; it comes back in the flow's `FlowEnd`. `ecmpMember` is the forward direction's.
+  public mutating func insert(
+    forward key: FlowKey, forwardHash hash: UInt64, reverse back: FlowKey, flags: FlowFlags = [],
+    timeout: FlowTimeout? = nil, tcpState: TCPState = .none, policyRule: UInt32 = FlowTable.none,
+    policyGeneration: UInt32 = 0, reference: UInt32 = FlowTable.noReference, ecmpMember: UInt16 = 0, now: UInt64
+  ) -> FlowInsertion {
+    let isSingle = back == key
+    let backHash = isSingle ? hash : back.hash(seed: seed)
+    if !isSingle, find(back, hash: backHash) != Self.none { return .conflict }
+    if find(key, hash: hash) != Self.none { return .conflict }
+    guard makeSpace(isSingle ? 1 : 2, now) else {
+      refused &+= 1
+      return .refused
+    }
+    let timeout =
+      timeout
+      ?? (flags.contains(.denied)
+        ? .denied : tcpState == .none ? FlowTimeout.first(proto: key.proto) : tcpState.timeout)
+    var shared = flags.subtracting([.forward, .listed, .established, .replied, .dying]).union(.inUse)
+    if back != key.reversed { shared.insert(.nat) }
+    if tcpState.isDying { shared.insert(.dying) }
+    let forward = place(hash, now)
+    guard forward != Self.none else {
+      refused &+= 1
+      return .refused
+    }
+    unsafe (entries + Int(forward)).initialize(
+      to: FlowEntry(
+        key: key, flags: shared.union(.forward), tcp: tcpState, timeout: timeout, policyRule: policyRule,
+        policyGeneration: policyGeneration, reference: reference, ecmpMember: ecmpMember, now: now))
+    if !isSingle {
+      let reverse = place(backHash, now)
+      guard reverse != Self.none else {
+        displace(forward)
+        refused &+= 1
+        return .refused
+      }
+      unsafe (entries + Int(reverse)).initialize(
+        to: FlowEntry(
+          key: back, flags: shared, tcp: tcpState, timeout: timeout, policyRule: policyRule,
+          policyGeneration: policyGeneration, reference: reference, ecmpMember: 0, now: now))
+      unsafe entries[Int(forward)].reverse = reverse
+      unsafe entries[Int(reverse)].reverse = forward
+    }
+    list(forward)
+    wheel.arm(forward, deadline: Self.after(now, limits[timeout]), now: now)
+    return .made(forward)
+  }
+
+  /// Makes the entries of a flow without translation and returns the forward one; `none` when there is no place.
   public mutating func insert(_ key: FlowKey, hash: UInt64, now: UInt64) -> UInt32 {
-    let back = key.reversed
-    // A packet to oneself (same key both ways) has one entry.
-    let single = back == key
-    guard count + (single ? 1 : 2) <= capacity, let forward = place(key, hash, flags: FlowEntry.forward, now: now)
-    else {
-      refused &+= 1
+    guard case .made(let index) = insert(forward: key, forwardHash: hash, reverse: key.reversed, now: now) else {
       return Self.none
     }
-    guard !single else { return forward }
-    let backHash = back.hash(seed: seed)
-    guard find(back, hash: backHash) == Self.none, let reverse = place(back, backHash, flags: 0, now: now) else {
-      remove(forward)
-      refused &+= 1
-      return Self.none
-    }
-    unsafe entries[Int(forward)].reverse = reverse
-    unsafe entries[Int(reverse)].reverse = forward
-    return forward
+    return index
   }
 
-  private mutating func place(_ key: FlowKey, _ hash: UInt64, flags: UInt32, now: UInt64) -> UInt32? {
-    let tag = Self.tag(hash)
-    for attempt in 0..<2 {
-      let bucket = unsafe bucket(attempt == 0 ? hash : Self.other(hash))
-      let free = unsafe weft_match_tags(bucket, 0)
-      guard free != 0 else { continue }
-      let place = free.trailingZeroBitCount >> 1
-      let index = takeEntry()
-      unsafe entries[Int(index)] = FlowEntry(key: key, reverse: Self.none, flags: flags | FlowEntry.inUse, now: now)
-      unsafe bucket.storeBytes(of: index, toByteOffset: 16 + place * 4, as: UInt32.self)
-      unsafe bucket.storeBytes(of: tag, toByteOffset: place * 2, as: UInt16.self)
-      count += 1
-      return index
-    }
-    return nil
+  /// What the packet path wants to know of this direction's packets.
+  public func setMark(_ index: UInt32, _ mark: UInt32) { unsafe entries[Int(index)].mark = mark }
+
+  /// The member of an ECMP nexthop that this direction's packets go to.
+  public func setMember(_ index: UInt32, _ member: UInt16) { unsafe entries[Int(index)].ecmpMember = member }
+
+  /// Removes a flow, given either of its entries. False when it has a reference and its end could not be recorded for
+  /// want of room: it stays as it is, and is removed by a later call.
+  @discardableResult
+  public mutating func remove(_ index: UInt32, reason: FlowEndReason = .revoked, now: UInt64) -> Bool {
+    guard isInUse(index) else { return true }
+    let forward = forwardIndex(index)
+    guard record(forward, reason, now) else { return false }
+    wheel.disarm(forward)
+    take(forward)
+    return true
   }
 
-  private mutating func takeEntry() -> UInt32 {
-    if freeHead != Self.none {
-      let index = freeHead
-      freeHead = unsafe entries[Int(index)].reverse
-      return index
+  // MARK: time
+
+  /// How long flows may be idle. A change counts for flows that are there as well; where a time has become shorter, once
+  /// `age` has been through the table.
+  public var timeouts: FlowTimeouts {
+    get { limits.all }
+    set {
+      let isShorter = FlowTimeout.allCases.contains { newValue[$0] < limits[$0] }
+      limits.all = newValue
+      if isShorter { rearmPosition = 0 }
     }
-    highWater += 1
-    return highWater - 1
   }
 
-  private mutating func remove(_ index: UInt32) {
-    let key = unsafe entries[Int(index)].key
-    let hash = key.hash(seed: seed)
-    for attempt in 0..<2 {
-      let bucket = unsafe bucket(attempt == 0 ? hash : Self.other(hash))
-      for place in 0..<8 where unsafe bucket.load(fromByteOffset: place * 2, as: UInt16.self) != 0 {
-        if unsafe bucket.load(fromByteOffset: 16 + place * 4, as: UInt32.self) == index {
-          unsafe bucket.storeBytes(of: 0, toByteOffset: place * 2, as: UInt16.self)
-          unsafe entries[Int(index)].flags = 0
-          unsafe entries[Int(index)].reverse = freeHead
-          freeHead = index
-          count -= 1
-          return
-        }
+  /// Removes flows of which both directions have been idle for their time. Never early; late by a tick of the wheel
+  /// (67 ms) and what `limit`, the most flows looked at in a call, leaves to the next call. True when nothing was left.
+  ///
+  /// Time that runs backwards, as in a replay of captures it may, ends no flow.
+  @discardableResult
+  public mutating func age(now: UInt64, limit: Int = 64) -> Bool {
+    guard wheel.isBehind(now) || rearmPosition != Self.none else { return true }
+    rearm(limit, now)
+    for _ in 0..<max(0, limit) {
+      let forward = wheel.next(now: now)
+      guard forward != Self.none else { return rearmPosition == Self.none }
+      let deadline = deadline(forward)
+      if deadline > now || !record(forward, endReason(forward), now) {
+        wheel.arm(forward, deadline: max(deadline, now), now: now)
+      } else {
+        take(forward)
       }
     }
+    return !wheel.isBehind(now) && rearmPosition == Self.none
   }
 
-  /// Looks at a part of the table that grows with the time since the last call, so that all of it is seen every ten
-  /// seconds, at most `limit` entries, and removes flows of which both directions are idle.
-  public mutating func age(now: UInt64, limit: Int = 2048) {
-    guard highWater > 0 else {
-      lastAged = now
-      return
-    }
-    let elapsed = min(now &- lastAged, 10_000_000_000)
-    let share = Int(elapsed / 1_000_000) * Int(highWater) / 10_000
-    guard share > 0 else { return }
-    lastAged = now
-    for _ in 0..<min(share, limit) {
-      let index = agePosition
-      agePosition = agePosition + 1 < highWater ? agePosition + 1 : 0
-      let entry = unsafe entries[Int(index)]
-      guard entry.flags & FlowEntry.inUse != 0, isIdle(entry, now) else { continue }
-      let reverse = entry.reverse
-      if reverse != Self.none, !isIdle(unsafe entries[Int(reverse)], now) { continue }
-      remove(index)
-      if reverse != Self.none { remove(reverse) }
-    }
-  }
-
-  /// Time that runs backwards, as in a replay of captures it may, makes nothing idle.
-  private func isIdle(_ entry: FlowEntry, _ now: UInt64) -> Bool {
-    now > entry.lastSeen && now - entry.lastSeen > idleLimit
-  }
+  /// The end of a flow that has not been taken yet, in order; nil when there is none.
+  public mutating func nextEnd() -> FlowEnd? { ends.take() }
 
   /// Up to `limit` entries from position `cursor` on; the position to go on from, 0 when that was all.
   public func dump(cursor: Int, limit: Int, _ body: (FlowEntry) -> Void) -> Int {
@@ -273,7 +294,7 @@ import WeftWire
     var left = limit
     while position < Int(highWater), left > 0 {
       let entry = unsafe entries[position]
-      if entry.flags & FlowEntry.inUse != 0 {
+      if entry.flags.contains(.inUse) {
         body(entry)
         left -= 1
       }
@@ -281,16 +302,98 @@ import WeftWire
     }
     return position < Int(highWater) ? position : 0
   }
+
+  // MARK: both directions
+
+  /// False for a number that was kept for too long.
+  func isInUse(_ index: UInt32) -> Bool { unsafe entries[Int(index)].flags.contains(.inUse) }
+  /// Of an entry in use.
+  func forwardIndex(_ index: UInt32) -> UInt32 {
+    unsafe entries[Int(index)].flags.contains(.forward) ? index : entries[Int(index)].reverse
+  }
+  func set(_ forward: UInt32, _ flags: FlowFlags) { both(forward) { $0.flags.formUnion(flags) } }
+  func clear(_ forward: UInt32, _ flags: FlowFlags) { both(forward) { $0.flags.subtract(flags) } }
+  @inline(__always) func both(_ forward: UInt32, _ body: (inout FlowEntry) -> Void) {
+    let reverse = unsafe entries[Int(forward)].reverse
+    unsafe body(&entries[Int(forward)])
+    if reverse != Self.none { unsafe body(&entries[Int(reverse)]) }
+  }
+
+  private func lastSeen(_ forward: UInt32) -> UInt64 {
+    let reverse = unsafe entries[Int(forward)].reverse
+    let own = unsafe entries[Int(forward)].lastSeen
+    return reverse == Self.none ? own : unsafe max(own, entries[Int(reverse)].lastSeen)
+  }
+  func deadline(_ forward: UInt32) -> UInt64 {
+    unsafe Self.after(lastSeen(forward), limits[entries[Int(forward)].timeout])
+  }
+  static func after(_ time: UInt64, _ interval: UInt64) -> UInt64 {
+    let (sum, overflow) = time.addingReportingOverflow(interval)
+    return overflow ? .max : sum
+  }
+
+  /// A part of the entries is put into the slots that the timeouts now ask for.
+  private mutating func rearm(_ limit: Int, _ now: UInt64) {
+    guard rearmPosition != Self.none else { return }
+    for _ in 0..<max(0, limit) {
+      guard rearmPosition < highWater else {
+        rearmPosition = Self.none
+        return
+      }
+      let index = rearmPosition
+      rearmPosition += 1
+      guard unsafe entries[Int(index)].flags.isSuperset(of: [.inUse, .forward]) else { continue }
+      wheel.disarm(index)
+      wheel.arm(index, deadline: deadline(index), now: now)
+    }
+  }
+
+  // MARK: ends
+
+  private func endReason(_ forward: UInt32) -> FlowEndReason {
+    switch unsafe entries[Int(forward)].tcpState {
+    case .closing: .closed
+    case .reset: .reset
+    default: .aged
+    }
+  }
+
+  func end(_ forward: UInt32, _ reason: FlowEndReason, _ now: UInt64) -> FlowEnd {
+    let entry = unsafe entries[Int(forward)]
+    let back = unsafe entries[Int(entry.reverse == Self.none ? forward : entry.reverse)]
+    let isSingle = entry.reverse == Self.none
+    return FlowEnd(
+      forward: entry.key, reverse: back.key, forwardPackets: entry.packets, forwardBytes: entry.bytes,
+      reversePackets: isSingle ? 0 : back.packets, reverseBytes: isSingle ? 0 : back.bytes, created: entry.created,
+      lastSeen: max(entry.lastSeen, back.lastSeen), ended: now, policyRule: entry.policyRule,
+      reference: entry.reference, flags: entry.flags.subtracting(.listed), tcpState: entry.tcpState, reason: reason)
+  }
+
+  private mutating func record(_ forward: UInt32, _ reason: FlowEndReason, _ now: UInt64) -> Bool {
+    ends.put(end(forward, reason, now))
+  }
+
+  /// Takes a flow that is in no slot of the wheel out of the table.
+  mutating func take(_ forward: UInt32) {
+    if unsafe entries[Int(forward)].flags.contains(.listed) { unlist(forward) }
+    let reverse = unsafe entries[Int(forward)].reverse
+    displace(forward)
+    if reverse != Self.none { displace(reverse) }
+  }
 }
 
 /// The memory of a flow table.
-final class TableArena: Sendable {
+final class FlowMemory: Sendable {
   let buckets: Mapping
   let entries: Mapping
+  let control: Mapping
+  let ends: Mapping
 
-  init(buckets: Int, entries: Int) throws(SystemError) {
+  init(buckets: Int, entries: Int, control: Int, ends: Int) throws(SystemError) {
     self.buckets = try Mapping(anonymous: buckets, what: "flow buckets")
     self.entries = try Mapping(anonymous: entries, what: "flows")
+    self.control = try Mapping(anonymous: control, what: "the flows' timer wheel")
+    self.ends = try Mapping(anonymous: ends, what: "ends of flows")
     self.buckets.preferHugePages()
     self.entries.preferHugePages()
   }

@@ -84,7 +84,7 @@ public final class DirectTable: @unchecked Sendable {
     nexthop = UInt32(truncatingIfNeeded: bits)
     label = UInt32(truncatingIfNeeded: bits >> 32)
   }
-  @inlinable var bits: UInt64 { UInt64(label) << 32 | UInt64(nexthop) }
+  @inlinable public var bits: UInt64 { UInt64(label) << 32 | UInt64(nexthop) }
 }
 
 /// Paths by number; many routes share one. Number 0 is "none".
@@ -96,9 +96,13 @@ public final class PathTable: @unchecked Sendable {
   private var free: [UInt32] = []
   private let epochs: Epochs
 
+  /// Grows with each change after which a path that somebody has kept may be another one.
+  public let generation: DirectTable
+
   public init(capacity: Int, epochs: Epochs) throws(SystemError) {
     self.capacity = capacity
     self.epochs = epochs
+    generation = try DirectTable(capacity: 1, what: "the routes' generation")
     memory = try Mapping(anonymous: (capacity + 1) * 8, what: "paths")
   }
 
@@ -124,11 +128,16 @@ public final class PathTable: @unchecked Sendable {
     return number
   }
 
+  /// What leads where has changed: paths that workers keep with flows are looked up anew.
+  public func advance() { generation.set(0, generation.reader[0] &+ 1) }
+
   /// One use less; the number is used again once no worker can hold it.
   public func release(_ number: UInt32) {
     uses[Int(number)] -= 1
     guard uses[Int(number)] == 0 else { return }
     numbers[Path(bits: unsafe weft_load_relaxed_u64(memory.base + Int(number) * 8))] = nil
+    // Before the number can be another path's.
+    advance()
     epochs.retire { self.free.append(number) }
   }
 }

@@ -10,9 +10,14 @@ import WeftWire
   public let roots: DirectTableReader
   public let routes: PrefixTreesReader
   public let paths: PathTableReader
+  let routeGeneration: DirectTableReader
   public let labels: DirectTableReader
   public let vnis: DirectTableReader
   public let bridge: BridgeTableReader
+  public let nat: NATReader
+  public let policy: PolicyReader
+  /// The router's own addresses.
+  public let gateways: GatewayReader
 
   @inlinable @inline(__always) public func interface(_ id: UInt32) -> EntryReference<InterfaceEntry>? {
     guard let raw = unsafe interfaces[id] else { return nil }
@@ -24,12 +29,21 @@ import WeftWire
     return unsafe EntryReference(raw)
   }
 
+  /// Changes with each change of routes, nexthops or policy: what was found out before may not hold. Read before it is
+  /// found out.
+  public var generation: UInt32 { policy.generation &+ routeGeneration[0] }
+
   @inlinable @inline(__always) public func hasVRF(_ vrf: UInt32) -> Bool { roots[vrf &* 2] != 0 }
 
   /// The number of the path to an address in a VRF; 0 for none.
   @inlinable @inline(__always) public func route(vrf: UInt32, v4 address: UInt32) -> UInt32 {
     let root = roots[vrf &* 2]
     return root == 0 ? 0 : routes.lookup(root: root, v4: address)
+  }
+
+  /// The same for an address of either family.
+  @inlinable @inline(__always) public func route(vrf: UInt32, to address: IPAddress) -> UInt32 {
+    address.isV4 ? route(vrf: vrf, v4: address.v4) : route(vrf: vrf, v6: address)
   }
 
   @inlinable @inline(__always) public func route(vrf: UInt32, v6 address: IPAddress) -> UInt32 {
@@ -69,6 +83,9 @@ public final class TableMemory: @unchecked Sendable {
   public let labels: DirectTable
   public let vnis: DirectTable
   public let bridge: BridgeTable
+  public let nat: NATMemory
+  public let policy: PolicyTable
+  public let gateways: GatewayTable
 
   public init(sizes: TableSizes, workers: Int) throws(SystemError) {
     self.sizes = sizes
@@ -81,19 +98,29 @@ public final class TableMemory: @unchecked Sendable {
     labels = try DirectTable(capacity: 1 << 20, what: "labels")
     vnis = try DirectTable(capacity: 1 << 24, what: "VNIs")
     bridge = try BridgeTable(capacity: sizes.bridge, epochs: epochs)
+    nat = try NATMemory(vrfs: sizes.vrfs, epochs: epochs, workers: workers)
+    policy = try PolicyTable(rules: PolicyTable.maximumRules, epochs: epochs)
+    gateways = try GatewayTable(vrfs: sizes.vrfs, epochs: epochs)
   }
 
   public var reader: Tables {
     Tables(
       interfaces: interfaces.reader, nexthops: nexthops.reader, roots: roots.reader, routes: routes.reader,
-      paths: paths.reader, labels: labels.reader, vnis: vnis.reader, bridge: bridge.reader)
+      paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader, vnis: vnis.reader,
+      bridge: bridge.reader, nat: nat.reader,
+      policy: policy.reader, gateways: gateways.reader)
   }
 
   /// Publishes an interface, or takes it out (nil).
   public func publish(interface id: UInt32, _ entry: InterfaceEntry?) { publish(interfaces, id, entry) }
 
   /// Publishes a nexthop, or takes it out (nil).
-  public func publish(nexthop id: UInt32, _ entry: NexthopEntry?) { publish(nexthops, id, entry) }
+  public func publish(nexthop id: UInt32, _ entry: NexthopEntry?) {
+    let members = reader.nexthop(id)?.entry.members
+    publish(nexthops, id, entry)
+    if let members { epochs.retire { members.deallocate() } }
+    paths.advance()
+  }
 
   private func publish<Entry>(_ table: PointerTable, _ id: UInt32, _ entry: Entry?) {
     var raw: UnsafeMutableRawPointer?

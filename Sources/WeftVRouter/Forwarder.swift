@@ -17,16 +17,19 @@ public struct ForwarderSettings: Sendable {
   /// adaptive: how long a worker goes on looking before it sleeps.
   public var spinMicroseconds: UInt64
   public var limits: TableLimits
+  /// ICMP errors and TCP resets of a worker's own.
+  public var errorsPerSecond: UInt64
 
   public init(
     socket: String, cores: [Int], idle: IdleMode = .adaptive, spinMicroseconds: UInt64 = 20,
-    limits: TableLimits = TableLimits()
+    limits: TableLimits = TableLimits(), errorsPerSecond: UInt64 = 1000
   ) {
     self.socket = socket
     self.cores = cores
     self.idle = idle
     self.spinMicroseconds = spinMicroseconds
     self.limits = limits
+    self.errorsPerSecond = errorsPerSecond
   }
 
   /// Cores that this process may run on.
@@ -147,6 +150,7 @@ public final class Forwarder {
       if entries[1].revents != 0 { while let client = server.accept() { waiting.append(Newcomer(client)) } }
       // Who connects and says nothing does not hold a place for ever.
       if waiting.count > Self.maximumNewcomers { waiting.removeFirst(waiting.count - Self.maximumNewcomers) }
+      programmer.commitIfDue()
       tables.epochs.reclaim()
       if ports.takesUDPSegmentation, workers.contains(where: { $0.refusedUDPSegmentation.load(ordering: .relaxed) }) {
         logger.warning("the kernel takes no UDP super-frames: packets to the fabric go one by one")
@@ -165,6 +169,7 @@ public final class Forwarder {
   private var patience: Int32 {
     if sessions.contains(where: \.hasMore) { return 0 }
     if sessions.contains(where: { $0.barrier != nil }) { return 1 }
+    if programmer.hasUncommitted { return 2 }
     return tables.epochs.pending > 0 ? 10 : 100
   }
 

@@ -40,6 +40,7 @@ public struct Replay {
         throw ReplayError("TABLES.json: at \(source): \(error.reason)")
       }
     }
+    programmer.commit()
   }
 
   /// Sends the packets of `inputs` (port, capture file) in the order of their times; writes PORT.pcap for each port that
@@ -66,7 +67,8 @@ public struct Replay {
     let counters = Counters(
       drops: worker.drops, interfaces: worker.interfaces, interfaceCount: Int(limits.interfaces))
     var path = PacketPath(
-      tables: tables.reader, flows: try FlowTable(capacity: Int(limits.flows), seed: seed), counters: counters,
+      tables: tables.reader, flows: try FlowTable(capacity: Int(limits.flows), seed: seed),
+      fragments: try FragmentTable(seed: seed), nat: try NATWorker(worker: 0, seed: seed), counters: counters,
       interfaces: Int(limits.interfaces), seed: seed)
     var writers: [UInt32: PcapWriter] = [:]
     var last: UInt64 = 0
@@ -125,6 +127,7 @@ public struct Replay {
       frames.append(RxFrame(bytes: Bytes(pointer), length: packet.frame.count, virtio: VirtioNetHeader()))
     }
     path.process(frames, interface: interface, now: time)
+    path.age(now: time)
     for index in 0..<path.tx.touchedCount {
       let target = path.tx.touched(index)
       var total = 0
@@ -161,7 +164,7 @@ public struct Replay {
     _ = path.flows.dump(cursor: 0, limit: .max) { flows.append(flowRecord($0, 0, now)) }
     let report = ReplayReport(
       ports: Dictionary(uniqueKeysWithValues: ports.names.map { ($0.key, reader.interface($0.value)) }),
-      drops: reader.drops(), flows: flows)
+      drops: reader.drops(), flows: flows, made: path.made)
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }

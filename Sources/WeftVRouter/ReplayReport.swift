@@ -41,8 +41,11 @@ struct ReplayReport: Encodable {
   /// Reasons that occurred.
   let drops: [String: UInt64]
   let flows: [Flow]
+  /// Packets that the router made about those it dropped, if it did.
+  let made: UInt64?
 
-  init(ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord]) {
+  init(ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64) {
+    self.made = made == 0 ? nil : made
     self.ports = ports.mapValues {
       Port(
         rxPackets: $0.rxPackets, rxBytes: $0.rxBytes, txPackets: $0.txPackets, txBytes: $0.txBytes, drops: $0.drops)

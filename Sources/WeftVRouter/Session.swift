@@ -31,6 +31,7 @@ final class Session {
       switch command {
       case .failure(let refusal): try channel.complete(.refused(sequence: sequence, refusal))
       case .success(.barrier):
+        programmer.commit()
         barrier = (sequence, forwarder.mark())
         hasMore = true
         channel.wakeClient()
@@ -41,7 +42,10 @@ final class Session {
         try channel.complete(apply(command, sequence, programmer))
       }
     }
-    if taken > 0 { channel.wakeClient() }
+    if taken > 0 {
+      programmer.commitIfDue()
+      channel.wakeClient()
+    }
     // Without room for completions the client has to read first; it signals when it has.
     let hasRoom = try channel.canComplete(2)
     hasMore = try channel.hasCommands() ? hasRoom : false

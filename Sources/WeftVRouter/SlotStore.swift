@@ -40,6 +40,12 @@ struct SlotStore<Key: Hashable, Value> {
     }
   }
 
+  /// Changes a value in place.
+  mutating func update(_ key: Key, _ body: (inout Value) -> Void) {
+    guard let number = numbers[key], slots[number] != nil else { return }
+    body(&slots[number]!.value)
+  }
+
   mutating func renew(_ key: Key, generation: UInt64) {
     guard let number = numbers[key] else { return }
     slots[number]?.generation = generation

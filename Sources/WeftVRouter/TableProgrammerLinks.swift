@@ -27,13 +27,16 @@ extension TableProgrammer {
       throw Refusal(.conflict, "\(new.device) is interface \(owner) already; remove that first")
     }
     let capabilities = try ports.open(new)
-    interfaces.set(new.id, Interface(configuration: new, capabilities: capabilities), generation: generation)
+    let subject = subject(of: new)
+    interfaces.set(
+      new.id, Interface(configuration: new, capabilities: capabilities, subject: subject), generation: generation)
     devices[new.device] = new.id
     if new.role == .virtual, old?.configuration.vrf != new.vrf || old == nil {
       vrfs.use(new.vrf, 1)
       if let old { vrfs.use(old.configuration.vrf, -1) }
     }
     publish(new, capabilities)
+    replaceSubject(old?.subject, by: subject, isNew: old == nil)
     for id in tunnels[new.id] ?? [] { if let tunnel = nexthops[id]?.value { publish(tunnel) } }
     ports.start(new.id)
   }
@@ -59,6 +62,7 @@ extension TableProgrammer {
         throw Refusal(.outOfRange, "an underlay address of interface \(new.id) is multicast or unspecified")
       }
     }
+    try checkTags(new)
   }
 
   /// What the kernel takes as a name, which is also safe as a file's.
@@ -76,12 +80,13 @@ extension TableProgrammer {
   }
 
   private func publish(_ interface: InterfaceConfiguration, _ capabilities: PortCapabilities) {
-    memory.publish(
-      interface: interface.id,
-      InterfaceEntry(
-        isFabric: interface.role == .fabric, mtu: interface.mtu, vrf: interface.vrf, mac: interface.mac.bits,
-        addresses: interface.addresses, takesUDPSegmentation: capabilities.takesUDPSegmentation,
-        takesVirtio: capabilities.takesVirtio))
+    var entry = InterfaceEntry(
+      isFabric: interface.role == .fabric, mtu: interface.mtu, vrf: interface.vrf, mac: interface.mac.bits,
+      addresses: interface.addresses, takesUDPSegmentation: capabilities.takesUDPSegmentation,
+      takesVirtio: capabilities.takesVirtio)
+    if let subject = interfaces[interface.id]?.value.subject { entry.policyClass = subject }
+    entry.clampsMSS = interface.flags.contains(.clampMSS)
+    memory.publish(interface: interface.id, entry)
   }
 
   func remove(interface id: UInt32) throws(Refusal) {
@@ -89,6 +94,7 @@ extension TableProgrammer {
     guard entry.uses == 0 else { throw inUse("interface \(id) (\(entry.value.configuration.device))", entry.uses) }
     ports.close(id)
     memory.publish(interface: id, nil)
+    replaceSubject(entry.value.subject, by: nil, isNew: true)
     if entry.value.configuration.role == .virtual { vrfs.use(entry.value.configuration.vrf, -1) }
     devices[entry.value.configuration.device] = nil
     interfaces.remove(id)
@@ -146,6 +152,7 @@ extension TableProgrammer {
     count(new, 1)
     nexthops.set(new.id, new, generation: generation)
     publish(new)
+    if let old, (old.action == .receive) != (new.action == .receive) { noteGateways(of: new) }
   }
 
   private func check(_ new: NexthopConfiguration) throws(Refusal) {
@@ -168,6 +175,30 @@ extension TableProgrammer {
         throw Refusal(.outOfRange, "nexthop \(new.id): a MAC address of a tunnel is a group's")
       }
     case .vrfTranslate(let vrf): try requireVRF(vrf)
+    case .ecmp(let members): try check(members, of: new.id)
+    }
+  }
+
+  private func check(_ members: [NexthopMember], of id: UInt32) throws(Refusal) {
+    guard (1...NexthopConfiguration.maximumMembers).contains(members.count) else {
+      throw Refusal(
+        .outOfRange,
+        "nexthop \(id) has \(members.count) members, not 1 to \(NexthopConfiguration.maximumMembers)")
+    }
+    for member in members {
+      guard member.weight > 0 else {
+        throw Refusal(.outOfRange, "nexthop \(id): the weight of member \(member.nexthop) is 0; leave the member out")
+      }
+      let nexthop = try requireNexthop(member.nexthop)
+      switch nexthop.action {
+      case .encap, .tunnel: try checkLabel(member.label, nexthop)
+      case .discard, .receive, .vrfTranslate, .ecmp:
+        throw Refusal(
+          .conflict, "nexthop \(id): member \(member.nexthop) is neither a tunnel nor an encap to a local interface")
+      }
+    }
+    guard Set(members.map { Path(nexthop: $0.nexthop, label: $0.label) }).count == members.count else {
+      throw Refusal(.conflict, "nexthop \(id) has a member twice; give one of them the weight of both")
     }
   }
 
@@ -195,6 +226,7 @@ extension TableProgrammer {
         tunnels[tunnel.interface]?.remove(nexthop.id)
       }
     case .vrfTranslate(let vrf): vrfs.use(vrf, change)
+    case .ecmp(let members): for member in members { nexthops.use(member.nexthop, change) }
     }
   }
 
@@ -211,15 +243,27 @@ extension TableProgrammer {
     case .tunnel(let tunnel):
       let fabric = interfaces[tunnel.interface]?.value.configuration
       entry = NexthopEntry(
-        kind: tunnel.encapsulation == .vxlan ? .vxlan : .mplsOverUDP, interface: tunnel.interface,
+        kind: kind(of: tunnel.encapsulation), interface: tunnel.interface,
         interfaceMAC: fabric?.mac.bits ?? 0, mtu: fabric?.mtu ?? 0, source: tunnel.source,
         destination: tunnel.destination, nextHopMAC: tunnel.destinationMAC.bits,
-        innerDestinationMAC: tunnel.innerDestinationMAC.bits)
+        innerDestinationMAC: tunnel.innerDestinationMAC.bits, fragments: tunnel.fragments)
     case .vrfTranslate(let vrf):
       entry = NexthopEntry(kind: .vrfTranslate)
       entry.vrf = vrf
+    case .ecmp(let members):
+      entry = NexthopEntry(kind: .ecmp)
+      entry.members = MemberTable(
+        members.map { .init(path: Path(nexthop: $0.nexthop, label: $0.label), weight: $0.weight) })
     }
     memory.publish(nexthop: nexthop.id, entry)
+  }
+
+  private func kind(of encapsulation: Encapsulation) -> NexthopKind {
+    switch encapsulation {
+    case .vxlan: .vxlan
+    case .mplsOverUDP: .mplsOverUDP
+    case .mplsOverGRE: .mplsOverGRE
+    }
   }
 
   func remove(nexthop id: UInt32) throws(Refusal) {

@@ -43,7 +43,7 @@ extension TableProgrammer {
   private func checkEnd(_ nexthop: NexthopConfiguration, _ what: String) throws(Refusal) {
     switch nexthop.action {
     case .vrfTranslate, .encap, .discard: return
-    case .receive, .tunnel:
+    case .receive, .tunnel, .ecmp:
       throw Refusal(.conflict, "\(what) cannot end at nexthop \(nexthop.id): only at a VRF, an interface or a discard")
     }
   }
@@ -71,6 +71,7 @@ extension TableProgrammer {
     }
     let path = try acquirePath(new.nexthop, new.label)
     memory.routes.set(root: root(key), new.prefix, path: path, isNew: old == nil)
+    memory.paths.advance()
     nexthops.use(new.nexthop, 1)
     if let old {
       memory.paths.release(old.path)
@@ -79,6 +80,26 @@ extension TableProgrammer {
       vrfs.use(new.vrf, 1)
     }
     routes.set(key, Route(configuration: new, path: path), generation: generation)
+    noteGateway(new.vrf, new.prefix, leadsTo: nexthops[new.nexthop]?.value)
+  }
+
+  /// A host route to a receive nexthop is an address of the router, from which it sends what it makes itself.
+  private func noteGateway(_ vrf: UInt32, _ prefix: IPPrefix, leadsTo nexthop: NexthopConfiguration?) {
+    guard prefix.length == prefix.address.width else { return }
+    if nexthop?.action == .receive {
+      guard gateways[vrf, default: []].insert(prefix.address).inserted else { return }
+    } else {
+      guard gateways[vrf]?.remove(prefix.address) != nil else { return }
+    }
+    memory.gateways.set(vrf: vrf, gateways[vrf] ?? [])
+  }
+
+  /// A nexthop that routes may lead to receives from now on, or no longer does.
+  func noteGateways(of nexthop: NexthopConfiguration) {
+    _ = routes.read(from: 0, limit: .max) { entry in
+      guard entry.value.configuration.nexthop == nexthop.id else { return }
+      noteGateway(entry.key.vrf, entry.key.prefix, leadsTo: nexthop)
+    }
   }
 
   func remove(_ key: RouteKey) throws(Refusal) {
@@ -92,6 +113,7 @@ extension TableProgrammer {
     memory.paths.release(old.path)
     nexthops.use(old.configuration.nexthop, -1)
     vrfs.use(key.vrf, -1)
+    noteGateway(key.vrf, key.prefix, leadsTo: nil)
   }
 
   private func root(_ key: RouteKey) -> UInt32 {
@@ -111,7 +133,7 @@ extension TableProgrammer {
     }
     let nexthop = try requireNexthop(new.nexthop)
     switch nexthop.action {
-    case .encap, .tunnel, .discard: break
+    case .encap, .tunnel, .discard, .ecmp: break
     case .receive, .vrfTranslate:
       throw Refusal(.conflict, "a bridge entry cannot lead to nexthop \(new.nexthop): only to an interface or a tunnel")
     }

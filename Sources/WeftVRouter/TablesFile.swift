@@ -51,7 +51,7 @@ public struct TablesFileError: Error, Hashable, Sendable, CustomStringConvertibl
 }
 
 /// Reads the tables one after the other, in the order in which they refer to each other.
-private struct TablesFileBuilder {
+struct TablesFileBuilder {
   var limits = TableLimits()
   var commands: [Command] = []
   var sources: [String] = []
@@ -59,7 +59,7 @@ private struct TablesFileBuilder {
   private var roles: [UInt32: InterfaceRole] = [:]
   private var nexthops: [UInt32: NexthopConfiguration.Action] = [:]
 
-  private mutating func add(_ command: Command, _ node: TablesFileNode) {
+  mutating func add(_ command: Command, _ node: TablesFileNode) {
     commands.append(command)
     sources.append(node.path)
   }
@@ -67,6 +67,8 @@ private struct TablesFileBuilder {
   mutating func read(_ root: TablesFileNode) throws(TablesFileError) {
     let file = try root.object(keys: [
       "$schema", "limits", "vrfs", "interfaces", "nexthops", "labels", "vnis", "routes", "bridge",
+      "nat-pools", "source-nat", "static-nat", "destination-nat", "services",
+      "address-sets", "rules",
     ])
     if let schema = file.optional("$schema") { _ = try schema.text() }
     if let node = file.optional("limits") { try readLimits(node) }
@@ -76,7 +78,10 @@ private struct TablesFileBuilder {
     var interfacePaths: [UInt32: String] = [:]
     for node in try file.required("interfaces").array() { try readInterface(node, &interfacePaths, &devices) }
     var nexthopPaths: [UInt32: String] = [:]
-    for node in try file.optional("nexthops")?.array() ?? [] { try readNexthop(node, &nexthopPaths) }
+    // ECMP nexthops after those that can be their members, wherever they stand.
+    let nexthopNodes = try file.optional("nexthops")?.array() ?? []
+    for node in nexthopNodes where !Self.isECMP(node) { try readNexthop(node, &nexthopPaths) }
+    for node in nexthopNodes where Self.isECMP(node) { try readNexthop(node, &nexthopPaths) }
     var labels: [UInt32: String] = [:]
     for node in try file.optional("labels")?.array() ?? [] { try readLabel(node, &labels) }
     var vnis: [UInt32: String] = [:]
@@ -85,6 +90,8 @@ private struct TablesFileBuilder {
     for node in try file.optional("routes")?.array() ?? [] { try readRoute(node, &routes) }
     var bridge: [BridgeKey: String] = [:]
     for node in try file.optional("bridge")?.array() ?? [] { try readBridge(node, &bridge) }
+    try readNAT(file)
+    try readPolicy(sets: file.optional("address-sets"), rules: file.optional("rules"))
   }
 
   // MARK: limits
@@ -108,7 +115,7 @@ private struct TablesFileBuilder {
   }
 
   /// An index of a table of `limit` entries.
-  private func index(_ node: TablesFileNode, limit: UInt32, _ key: String) throws(TablesFileError) -> UInt32 {
+  func index(_ node: TablesFileNode, limit: UInt32, _ key: String) throws(TablesFileError) -> UInt32 {
     let id = try node.integer(0...UInt32.max)
     guard id < limit else {
       throw node.fail("\(id) is beyond the table, which ends at \(limit - 1); raise limits.\(key) or number from 0")
@@ -117,7 +124,7 @@ private struct TablesFileBuilder {
   }
 
   /// Remembers `key` as taken by `path`, or says who has it.
-  private func claim<Key: Hashable>(
+  func claim<Key: Hashable>(
     _ key: Key, in taken: inout [Key: String], _ path: String, at node: TablesFileNode, _ what: String
   ) throws(TablesFileError) {
     if let other = taken.updateValue(path, forKey: key) {
@@ -127,7 +134,7 @@ private struct TablesFileBuilder {
 
   // MARK: what entries refer to
 
-  private func vrf(_ node: TablesFileNode) throws(TablesFileError) -> UInt32 {
+  func vrf(_ node: TablesFileNode) throws(TablesFileError) -> UInt32 {
     let id = try node.integer(0...UInt32.max)
     guard vrfs[id] != nil else { throw node.fail("there is no VRF \(id) in $.vrfs") }
     return id
@@ -161,7 +168,7 @@ private struct TablesFileBuilder {
     }
     return switch tunnel.encapsulation {
     case .vxlan: try node.integer(Self.vniRange)
-    case .mplsOverUDP: try node.integer(Self.labelRange)
+    case .mplsOverUDP, .mplsOverGRE: try node.integer(Self.labelRange)
     }
   }
 
@@ -186,7 +193,9 @@ private struct TablesFileBuilder {
   private mutating func readInterface(
     _ node: TablesFileNode, _ paths: inout [UInt32: String], _ devices: inout [String: String]
   ) throws(TablesFileError) {
-    let object = try node.object(keys: ["id", "role", "port", "device", "mac", "vrf", "mtu", "addresses"])
+    let object = try node.object(keys: [
+      "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags",
+    ])
     let idNode = try object.required("id")
     let id = try index(idNode, limit: limits.interfaces, "interfaces")
     try claim(id, in: &paths, node.path, at: idNode, "interface \(id)")
@@ -203,6 +212,7 @@ private struct TablesFileBuilder {
     var interface = InterfaceConfiguration(
       id: id, role: role, port: port, device: device, mac: try object.required("mac").stationMAC())
     if let mtu = object.optional("mtu") { interface.mtu = UInt16(try mtu.integer(68...65535)) }
+    try readFlags(object, &interface)
     switch role {
     case .virtual:
       try object.refuse(["addresses"], "only fabric interfaces have addresses; remove the key or set role to fabric")
@@ -234,21 +244,24 @@ private struct TablesFileBuilder {
     case encap
     case tunnel
     case vrfTranslate = "vrf-translate"
+    case ecmp
 
     /// The keys that a nexthop of this action has beside `id` and `action`.
     var keys: [String] {
       switch self {
       case .discard, .receive: []
       case .encap: ["interface", "destination-mac"]
-      case .tunnel: ["encapsulation", "interface", "source", "destination", "destination-mac", "inner-destination-mac"]
+      case .tunnel:
+        ["encapsulation", "interface", "source", "destination", "destination-mac", "inner-destination-mac", "fragment"]
       case .vrfTranslate: ["vrf"]
+      case .ecmp: ["members"]
       }
     }
   }
 
   private mutating func readNexthop(_ node: TablesFileNode, _ paths: inout [UInt32: String]) throws(TablesFileError) {
     let common = ["id", "action"]
-    let all = common + ActionName.tunnel.keys + ActionName.vrfTranslate.keys
+    let all = common + ActionName.tunnel.keys + ActionName.vrfTranslate.keys + ActionName.ecmp.keys
     let object = try node.object(keys: all)
     let idNode = try object.required("id")
     let id = try index(idNode, limit: limits.nexthops, "nexthops")
@@ -268,9 +281,41 @@ private struct TablesFileBuilder {
           destinationMAC: try object.required("destination-mac").stationMAC())
       case .tunnel: .tunnel(try tunnel(object))
       case .vrfTranslate: .vrfTranslate(vrf: try vrf(object.required("vrf")))
+      case .ecmp: .ecmp(try members(object))
       }
     nexthops[id] = action
     add(.setNexthop(NexthopConfiguration(id: id, action: action)), node)
+  }
+
+  private static func isECMP(_ node: TablesFileNode) -> Bool {
+    guard case .object(let members) = node.value.content,
+      case .text(let action)? = members.first(where: { $0.key == "action" })?.value.content
+    else { return false }
+    return action == ActionName.ecmp.rawValue
+  }
+
+  /// Members of an ECMP nexthop, which are read before it.
+  private func members(_ object: TablesFileObject) throws(TablesFileError) -> [NexthopMember] {
+    let list = try object.required("members")
+    var members: [NexthopMember] = []
+    var taken: [[UInt32]: String] = [:]
+    for node in try list.array() {
+      let entry = try node.object(keys: ["nexthop", "label", "weight"])
+      let idNode = try entry.required("nexthop")
+      let id = try nexthop(idNode)
+      switch nexthops[id] {
+      case .encap, .tunnel: break
+      default: throw idNode.fail("nexthop \(id) is neither a tunnel nor an encap; a member is one of these")
+      }
+      var member = NexthopMember(nexthop: id, label: try label(entry, id))
+      if let weight = entry.optional("weight") { member.weight = UInt16(try weight.integer(1...65535)) }
+      try claim([id, member.label], in: &taken, node.path, at: idNode, "nexthop \(id) with label \(member.label)")
+      members.append(member)
+    }
+    guard (1...NexthopConfiguration.maximumMembers).contains(members.count) else {
+      throw list.fail("an ECMP nexthop has 1 to \(NexthopConfiguration.maximumMembers) members")
+    }
+    return members
   }
 
   private func tunnel(_ object: TablesFileObject) throws(TablesFileError) -> TunnelConfiguration {
@@ -291,6 +336,7 @@ private struct TablesFileBuilder {
       }
       tunnel.innerDestinationMAC = try inner.stationMAC()
     }
+    if let fragment = object.optional("fragment") { tunnel.fragments = try fragment.flag() }
     return tunnel
   }
 

@@ -55,6 +55,11 @@ struct TablesFileNode {
     return number
   }
 
+  func flag() throws(TablesFileError) -> Bool {
+    guard case .flag(let value) = value.content else { throw fail("\(value.kind) where true or false is expected") }
+    return value
+  }
+
   /// A case by its name.
   func choice<Choice: CaseIterable>(_ name: (Choice) -> String) throws(TablesFileError) -> Choice {
     let text = try text()

@@ -30,6 +30,7 @@ final class Worker: @unchecked Sendable {
   let refusedUDPSegmentation = Atomic<Bool>(false)
   private let idle: IdleMode
   private let spin: UInt64
+  private let errorsPerSecond: UInt64
   private let tables: Tables
   private let epoch: WorkerEpoch
   private let statistics: WorkerStatistics
@@ -52,6 +53,7 @@ final class Worker: @unchecked Sendable {
     node = numa_available() < 0 ? 0 : max(0, Int(numa_node_of_cpu(Int32(core))))
     idle = settings.idle
     spin = settings.spinMicroseconds * 1000
+    errorsPerSecond = settings.errorsPerSecond
     limits = settings.limits
     self.tables = tables
     self.epoch = epoch
@@ -126,8 +128,12 @@ final class Worker: @unchecked Sendable {
       let flows = try FlowTable(capacity: Int(limits.flows), seed: seed)
       let counters = Counters(
         drops: statistics.drops, interfaces: statistics.interfaces, interfaceCount: Int(limits.interfaces))
-      let path = PacketPath(
-        tables: tables, flows: flows, counters: counters, interfaces: Int(limits.interfaces), seed: seed)
+      var path = PacketPath(
+        tables: tables, flows: flows, fragments: try FragmentTable(seed: seed),
+        nat: try NATWorker(worker: index, seed: seed), counters: counters,
+        interfaces: Int(limits.interfaces), seed: seed)
+      path.errors = ErrorLimit(perSecond: errorsPerSecond, burst: max(1, errorsPerSecond / 10))
+      path.identification = UInt32(truncatingIfNeeded: seed) &+ UInt32(index) << 20
       started.give()
       loop(large, sender, path, counters)
     } catch {
@@ -155,7 +161,7 @@ final class Worker: @unchecked Sendable {
       }
       if mailbox.hasMail { read(mailbox.take(), &state, now) }
       let packets = state.round(now, statistics)
-      state.path.flows.age(now: now)
+      let isAged = state.path.age(now: now)
       epoch.quiescent()
       if state.sawRefusal {
         state.sawRefusal = false
@@ -164,7 +170,7 @@ final class Worker: @unchecked Sendable {
       if packets > 0 { lastWork = now }
       rounds &+= 1
       var timeout: Int32 = 0
-      if packets == 0, idle == .adaptive, now &- lastWork >= spin {
+      if packets == 0, isAged, idle == .adaptive, now &- lastWork >= spin {
         timeout = Self.nap
       } else if packets > 0, rounds % Self.roundsPerLook != 0 {
         continue

@@ -16,6 +16,9 @@ public enum IPv6 {
   public static let authentication: UInt8 = 51
   public static let noNext: UInt8 = 59
   public static let destinationOptions: UInt8 = 60
+  public static let fragmentBytes = 8
+  /// Bytes that every link must carry (section 5).
+  public static let minimumMTU = 1280
   /// More extension headers than this are refused.
   public static let maximumExtensions = 8
 

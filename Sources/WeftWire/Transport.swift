@@ -3,8 +3,11 @@ public enum IPProtocol {
   public static let icmp: UInt8 = 1
   public static let tcp: UInt8 = 6
   public static let udp: UInt8 = 17
+  public static let gre: UInt8 = 47
   public static let icmpv6: UInt8 = 58
   public static let sctp: UInt8 = 132
+  public static let dccp: UInt8 = 33
+  public static let udpLite: UInt8 = 136
 }
 
 /// TCP (RFC 9293 section 3.1).
@@ -29,6 +32,8 @@ public enum TCP {
   public static let ack: UInt8 = 0x10
   public static let urg: UInt8 = 0x20
   public static let cwr: UInt8 = 0x80
+  /// The option's kind (RFC 9293 section 3.2).
+  public static let maximumSegmentSize: UInt8 = 2
 
   @inlinable @inline(__always) public static func headerBytes(_ at: Bytes) -> Int { Int(at.u8(12) >> 4) * 4 }
 }
@@ -61,4 +66,21 @@ public enum ICMP {
   public static let echoReply6: UInt8 = 129
   public static let neighborSolicitation: UInt8 = 135
   public static let neighborAdvertisement: UInt8 = 136
+  public static let unreachable: UInt8 = 3
+  public static let timeExceeded: UInt8 = 11
+  public static let unreachable6: UInt8 = 1
+  public static let packetTooBig6: UInt8 = 2
+  public static let timeExceeded6: UInt8 = 3
+}
+
+/// SCTP's common header (RFC 9260 section 3.1).
+///
+///     offset  bytes
+///     0       2      source port
+///     2       2      destination port
+///     4       4      verification tag
+///     8       4      CRC-32C
+public enum SCTP {
+  public static let minimumBytes = 12
+  public static let checksum = 8
 }

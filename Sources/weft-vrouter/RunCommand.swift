@@ -48,6 +48,11 @@ struct RunCommand: ParsableCommand {
   @Option(name: .long, help: ArgumentHelp("Most flow entries of a worker, two for each flow.", valueName: "count"))
   var maxFlows = TableLimits().flows
 
+  @Option(
+    name: .customLong("icmp-errors"),
+    help: ArgumentHelp("Most ICMP errors and TCP resets of a worker's own in a second.", valueName: "count"))
+  var icmpErrors: UInt64 = 1000
+
   @Option(name: .long, help: "How much to log: trace, debug, info, notice, warning, error or critical.")
   var logLevel = LogLevel.info
 
@@ -60,6 +65,9 @@ struct RunCommand: ParsableCommand {
       ("--max-flows", maxFlows, 1 << 28),
     ] as [(String, UInt32, UInt32)] {
       guard (1...most).contains(value) else { throw ValidationError("\(name) must be 1 to \(most), not \(value).") }
+    }
+    guard icmpErrors <= 1_000_000 else {
+      throw ValidationError("--icmp-errors is at most 1000000 in a second, not \(icmpErrors).")
     }
     guard spin <= 1_000_000 else {
       throw ValidationError("--spin is in microseconds and at most 1000000, not \(spin).")
@@ -88,7 +96,7 @@ struct RunCommand: ParsableCommand {
     limits.flows = maxFlows
     let settings = ForwarderSettings(
       socket: socket, cores: cores?.numbers ?? Array(ForwarderSettings.allowedCores.prefix(1)), idle: idle,
-      spinMicroseconds: spin, limits: limits)
+      spinMicroseconds: spin, limits: limits, errorsPerSecond: icmpErrors)
     let forwarder: Forwarder
     do { forwarder = try Forwarder(settings: settings, logger: Logger(label: "weft-vrouter")) } catch {
       throw CommandFailure("cannot start: \(error)")

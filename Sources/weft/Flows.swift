@@ -7,7 +7,7 @@ struct FlowsCommand: ParsableCommand {
     commandName: "flow", abstract: "Flows: each has a forward and a reverse entry.",
     discussion: """
       DIRECTION is forward for the way of the first packet. AGE is the time since the entry was made, IDLE since its \
-      last packet. For ICMP echo both ports are the identifier; fragments count under ports 0.
+      last packet. For ICMP echo both ports are the identifier; later fragments whose first one was not seen have none.
       """)
 
   @Option(name: .long, help: ArgumentHelp("Only flows of this VRF, by number or name.", valueName: "vrf"))

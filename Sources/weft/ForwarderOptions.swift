@@ -82,7 +82,7 @@ struct Forwarder {
     return named.id
   }
 
-  private func dump<Entry>(_ table: TableName, _ take: (TableEntry) -> Entry?) throws(Failure) -> [Entry] {
+  func dump<Entry>(_ table: TableName, _ take: (TableEntry) -> Entry?) throws(Failure) -> [Entry] {
     do throws(RingError) {
       return try ring.dump(table).compactMap(take)
     } catch {

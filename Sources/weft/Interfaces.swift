@@ -58,6 +58,8 @@ struct InterfacesCommand: ParsableCommand {
       Column("tx packets") { .number($0.counters?.txPackets ?? 0) },
       Column("tx bytes") { .number($0.counters?.txBytes ?? 0) },
       Column("drops") { .number($0.counters?.drops ?? 0) },
+      Column("flags") { .list($0.configuration.flags.names.map { .text($0) }) },
+      Column("tags") { .list($0.configuration.tags.map { .number($0) }) },
       Column("addresses") { .list($0.configuration.addresses.map { .described($0) }) },
     ]
   }

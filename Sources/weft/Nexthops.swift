@@ -28,6 +28,7 @@ struct NexthopNames {
       let state = tunnel.destinationMAC.isZero ? " (unresolved)" : ""
       return .text("\(tunnel.encapsulation.name) \(tunnel.source) -> \(tunnel.destination)\(state)")
     case .vrfTranslate(let vrf): return .text("vrf \(vrfs[vrf] ?? String(vrf))")
+    case .ecmp(let members): return .text("ecmp \(members.map { String($0.nexthop) }.joined(separator: " "))")
     }
   }
 
@@ -43,6 +44,7 @@ extension NexthopConfiguration.Action {
     case .encap: "encap"
     case .tunnel: "tunnel"
     case .vrfTranslate: "vrf-translate"
+    case .ecmp: "ecmp"
     }
   }
 
@@ -54,7 +56,7 @@ extension NexthopConfiguration.Action {
     switch self {
     case .encap(let interface, _): interface
     case .tunnel(let tunnel): tunnel.interface
-    case .discard, .receive, .vrfTranslate: nil
+    case .discard, .receive, .vrfTranslate, .ecmp: nil
     }
   }
 
@@ -63,7 +65,7 @@ extension NexthopConfiguration.Action {
     switch self {
     case .encap(_, let mac): mac
     case .tunnel(let tunnel): tunnel.destinationMAC.isZero ? nil : tunnel.destinationMAC
-    case .discard, .receive, .vrfTranslate: nil
+    case .discard, .receive, .vrfTranslate, .ecmp: nil
     }
   }
 }
@@ -92,7 +94,18 @@ struct NexthopsCommand: ParsableCommand {
         guard let tunnel = $0.action.tunnel, tunnel.encapsulation == .vxlan else { return .nothing }
         return .described(tunnel.innerDestinationMAC)
       },
+      .keyed("fragment") { $0.action.tunnel.map { .flag($0.fragments) } ?? .nothing },
       .keyed("vrf") { if case .vrfTranslate(let vrf) = $0.action { .number(vrf) } else { .nothing } },
+      .keyed("members") {
+        guard case .ecmp(let members) = $0.action else { return .nothing }
+        return .list(
+          members.map {
+            .object([
+              .init(key: "nexthop", value: .number($0.nexthop)), .init(key: "label", value: .number($0.label)),
+              .init(key: "weight", value: .number($0.weight)),
+            ])
+          })
+      },
     ]
     try options.print(Table(columns: columns, rows: try forwarder.nexthops()))
   }

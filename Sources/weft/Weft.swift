@@ -19,12 +19,15 @@ struct Weft: ParsableCommand {
         weft vif                                interfaces, their links and counters
         weft route --vrf blue                   routes of one virtual network
         weft route get 10.1.2.3 --vrf blue      the route to an address
+        weft service                            services and how many backends they have
         weft flow --address 10.1.2.3            flows from or to an address
+        weft policy                             rules, and how many flows each has decided on
         weft drops                              why packets went no further
       """,
     subcommands: [
       StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
-      VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, FlowsCommand.self, DropsCommand.self,
+      VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NATCommand.self, ServicesCommand.self,
+      FlowsCommand.self, PolicyCommand.self, DropsCommand.self,
     ])
 
   static func main() {

@@ -2,8 +2,8 @@
 
 import pytest
 import weft
-from scapy.layers.inet import ICMP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoReply
+from scapy.layers.inet import ICMP, TCP, UDP, fragment
+from scapy.layers.inet6 import ICMPv6EchoReply, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import Ether
 
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
@@ -120,14 +120,43 @@ def test_flow_both_ways(replay, family, kind):
         "bytes": sum(len(bytes(p)) for p in back)}
 
 
+def flows(run):
+    return sorted((entry["protocol"], entry["source-port"], entry["destination-port"], entry["packets"])
+                  for entry in run.report["flows"] if entry["direction"] == "forward")
+
+
 def test_flow_without_ports(replay):
-    # A protocol that has none, and fragments, count under ports 0.
     inner = weft.ip(4, weft.pod(4, "a"), weft.pod(4, "b"), proto=253) / b"weft"
-    part = weft.ip(4, weft.pod(4, "a"), weft.pod(4, "b"), flags="MF") / weft.transport("udp", 4, b"x" * 40)
-    run = replay({"a": [weft.routed("a", inner), weft.routed("a", part)]})
-    forward = [entry for entry in run.report["flows"] if entry["direction"] == "forward"]
-    assert sorted((entry["protocol"], entry["source-port"], entry["destination-port"]) for entry in forward) == [
-        (17, 0, 0), (253, 0, 0)]
+    assert flows(replay({"a": [weft.routed("a", inner)]})) == [(253, 0, 0, 1)]
+
+
+def parts(family, identification, **fields):
+    """A UDP packet in fragments."""
+    if family == 4:
+        whole = weft.ip(4, weft.pod(4, "a"), weft.pod(4, "b"), id=identification, **fields) / weft.transport(
+            "udp", 4, b"x" * 100)
+        return fragment(whole, fragsize=48)
+    whole = weft.ip(6, weft.pod(6, "a"), weft.pod(6, "b"), **fields) / IPv6ExtHdrFragment(
+        id=identification) / weft.transport("udp", 6, b"x" * 2000)
+    return fragment6(whole, 1280)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_fragments_go_with_their_first_one(replay, family):
+    # All parts of a packet, and of another one, are of the flow whose ports the first part shows.
+    frames = [weft.routed("a", part) for number in (1, 2) for part in parts(family, number)]
+    run = replay({"a": frames})
+    assert len(run.frames("b")) == len(frames)
+    assert flows(run) == [(17, weft.SOURCE_PORT, weft.DESTINATION_PORT, len(frames))]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_fragments_without_their_first_one(replay, family):
+    # Nothing says what they are parts of: they count as a flow without ports.
+    frames = [weft.routed("a", part) for part in parts(family, 3)[1:]]
+    run = replay({"a": frames})
+    assert len(run.frames("b")) == len(frames)
+    assert flows(run) == [(17, 0, 0, len(frames))]
 
 
 def test_a_full_flow_table_drops_nothing(replay):

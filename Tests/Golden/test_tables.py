@@ -43,7 +43,7 @@ BAD = [
      "not a whole number", True),
     ("more routes than the limit", weft.changed(weft.tables(), "limits", "routes", to=5), "$.routes[5]", "in use",
      False),
-    ("more nexthops than the limit", weft.changed(weft.tables(), "limits", "nexthops", to=15), "$.nexthops[9].id",
+    ("more nexthops than the limit", weft.changed(weft.tables(), "limits", "nexthops", to=15), "$.nexthops[8].id",
      "raise limits.nexthops", False),
     ("more bridge entries than the limit", weft.changed(weft.tables(), "limits", "bridge", to=1), "$.bridge[", "in use",
      False),
@@ -215,11 +215,40 @@ def test_schema_knows_what_the_program_knows(replay):
     document = weft.tables()
     document["$schema"] = "tables.schema.json"
     document["interfaces"][0]["mtu"] = 65535
+    document["nexthops"][4]["fragment"] = True
+    document["nexthops"].append({"id": 60, "action": "ecmp", "members": [{"nexthop": 10, "label": 5, "weight": 2}]})
+    document["interfaces"][1] |= {"flags": ["policy", "routing"], "tags": [1]}
+    document["address-sets"] = [{"id": 1, "name": "pods", "members": ["10.0.0.0/8"], "except": ["10.1.0.0/16"]}]
+    document["rules"] = [
+        {"id": 1, "name": "web", "priority": 1, "direction": "ingress", "action": "allow", "tag": 1, "vrf": 1,
+         "remote-sets": [1], "remote-prefix": "10.2.0.0/16", "local-prefix": "10.1.0.0/16", "protocol": 6,
+         "source-ports": ["1024-65535"], "destination-ports": [80], "tcp-flags": {"mask": 2, "value": 2},
+         "log": True, "mirror": 1, "dscp": 1},
+        {"id": 2, "priority": 2, "direction": "egress", "action": "deny", "protocol": 1, "icmp-type": 8,
+         "icmp-code": 0}]
+    document["nat-pools"] = [{"id": 0, "name": "out", "vrf": 2, "first": "203.0.113.1", "last": "203.0.113.9",
+                              "first-port": 2000, "last-port": 2999, "block-ports": 64}]
+    document["source-nat"] = [{"id": 1, "priority": 1, "vrf": 1, "source": "10.0.0.0/8",
+                               "destination": "192.0.2.0/24", "egress": 2, "pool": 0}]
+    document["static-nat"] = [{"inside-vrf": 1, "inside": "10.0.0.5", "outside-vrf": 2, "outside": "203.0.113.50"}]
+    document["destination-nat"] = [{"vrf": 1, "address": "169.254.169.254", "protocol": "tcp", "port": 80,
+                                    "target-vrf": 2, "target": "192.0.2.9", "target-port": 8775}]
+    document["services"] = [{"vrf": 1, "address": "10.96.0.1", "protocol": "tcp", "port": 80, "name": "web",
+                             "local-only": True, "pool": 0, "affinity": 60, "hairpin": "169.254.0.1", "backends": [
+                                 {"address": "10.0.1.2", "port": 8080, "vrf": 2, "weight": 1, "draining": True,
+                                  "local": True}]}]
     replay({"a": []}, document)
-    used = {*document, *document["limits"]}
-    for rows in document.values():
-        if isinstance(rows, list):
-            used.update(key for row in rows for key in row)
+    used = set()
+
+    def collect(value):
+        if isinstance(value, dict):
+            used.update(value)
+            for field in value.values():
+                collect(field)
+        elif isinstance(value, list):
+            for entry in value:
+                collect(entry)
+    collect(document)
     named = set()
 
     def walk(schema):

@@ -115,6 +115,9 @@ def carriers():
         (0, "multicast"), (1, "nd_malformed"), (24, None), (25, "nd_malformed")]
 
     for tunnel in weft.TUNNEL:
+        # GRE has no length to mend: test_links.py.
+        if tunnel[0] == "mpls-over-gre":
+            continue
         name = f"{tunnel[0]}-over-ipv{tunnel[1]}"
         family = tunnel[1]
         link = Ether(src=weft.NEXT_HOP, dst=weft.FABRIC)

@@ -140,3 +140,20 @@ def test_no_bad_checksum(pods, captures):
     for pair in pods.values():
         for pod in pair:
             assert pod.checksum_errors() == {}
+
+
+def test_no_error_about_gre(lab, pods, tmp_path):
+    """MPLS-over-GRE is the forwarder's, like the UDP tunnels; other GRE stays the host's, which may well answer."""
+    program = "import socket, sys; socket.socket(2, 3, 47).sendto(bytes.fromhex(sys.argv[1]), ('192.0.2.1', 0))"
+
+    def unknown_labels():
+        return sum(drop["count"] for drop in lab.weft("n1", "drops") if drop["reason"] == "unknown_label")
+
+    before = unknown_labels()
+    capture = Capture(lab.n2, "fab0", tmp_path / "gre.pcap")
+    for protocol in ("8847", "0800"):
+        lab.n2.exec("python3", "-c", program, f"0000{protocol}" + "00063140" + "4500" + "00" * 30)
+    time.sleep(0.5)
+    quoted = [fields[0] for fields in capture.stop().fields("icmp", "gre.proto")]
+    assert "0x8847" not in quoted
+    assert unknown_labels() == before + 1

@@ -75,7 +75,10 @@ struct ConfigurationTests {
     ("label: 1002", "label: 1048576", "networks[1].label", "16 to 1048575"),
     ("label: 1002", "vni: 5001", "networks[1].vni", "is blue's already"),
     ("label: 1002", "dns: []", "networks[1].vni", "is missing"),
-    ("encapsulation: vxlan", "encapsulation: geneve", "networks[0].encapsulation", "vxlan or mpls-over-udp"),
+    (
+      "encapsulation: vxlan", "encapsulation: geneve", "networks[0].encapsulation",
+      "vxlan, mpls-over-udp or mpls-over-gre"
+    ),
     ("range: 10.1.1.0/28", "range: 10.2.1.0/28", "networks[0].subnets[0].range", "is not in 10.1.0.0/16"),
     ("range: 10.1.1.0/28", "range: 10.1.1.9-10.1.1.2", "networks[0].subnets[0].range", "the lower one first"),
     ("range: 10.1.1.0/28", "range: 10.1.1.5/28", "networks[0].subnets[0].range", "10.1.1.0/28 is meant?"),

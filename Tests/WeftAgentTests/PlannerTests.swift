@@ -40,6 +40,7 @@ struct PlannerTests {
     case .encap: return "encap"
     case .tunnel(let tunnel): return "\(tunnel.encapsulation.name) \(tunnel.destination) \(route.label)"
     case .vrfTranslate: return "translate"
+    case .ecmp: return "ecmp"
     }
   }
 

@@ -17,7 +17,6 @@ struct CheckedTables: Sendable {
       guard new >= generation else { return Refusal(.staleGeneration, "\(new) < \(generation)") }
       generation = new
     case .sweep(let current): return sweep(current)
-    case .barrier, .dump: break
     case .setVRF(let entry): return keep("vrf \(entry.id)") { $0.set(entry) }
     case .setInterface(let entry):
       guard entry.role == .fabric || state.vrfs[entry.vrf] != nil else { return missing("vrf \(entry.vrf)") }
@@ -31,6 +30,10 @@ struct CheckedTables: Sendable {
       case .tunnel(let tunnel):
         if state.interfaces[tunnel.interface]?.role != .fabric { return missing("fabric \(tunnel.interface)") }
       case .vrfTranslate(let vrf): if state.vrfs[vrf] == nil { return missing("vrf \(vrf)") }
+      case .ecmp(let members):
+        for member in members where state.nexthops[member.nexthop] == nil {
+          return missing("nexthop \(member.nexthop)")
+        }
       case .discard, .receive: break
       }
       return keep("nexthop \(entry.id)") { $0.set(entry) }
@@ -68,6 +71,8 @@ struct CheckedTables: Sendable {
       return drop("route \(vrf) \(prefix)") { $0.routes.removeValue(forKey: .init(vrf: vrf, prefix: prefix)) != nil }
     case .removeBridge(let vrf, let mac):
       return drop("bridge \(vrf) \(mac)") { $0.bridge.removeValue(forKey: .init(vrf: vrf, mac: mac)) != nil }
+    // What does not touch these tables.
+    default: break
     }
     return nil
   }

@@ -160,6 +160,7 @@ import WeftWire
     // Payload bytes of messages without text or lists.
     let sizes: [UInt16: Int] = [
       1: 8, 2: 8, 4: 4, 6: 4, 8: 4, 9: 8, 10: 4, 11: 8, 12: 4, 13: 29, 14: 21, 15: 20, 16: 12, 17: 13, 18: 0,
+      20: 4, 21: 57, 22: 4, 23: 40, 24: 20, 25: 45, 26: 23, 28: 23, 29: 48, 30: 45, 32: 4, 33: 22, 34: 21, 36: 4,
     ]
     for (kind, size) in sizes {
       for length in [0, size - 1, size, size + 1, 240, 241, 65536, Int(UInt32.max)] where length >= 0 {
@@ -180,7 +181,7 @@ import WeftWire
         }
       }
     }
-    for kind: UInt16 in [0, 19, 20, 255, 256, .max] {
+    for kind: UInt16 in [0, 250, 255, 256, .max] {
       guard case .failure(let refusal) = try read(kind: kind, length: 0, payload: []) else {
         Issue.record("kind \(kind) was understood")
         continue
@@ -205,28 +206,41 @@ import WeftWire
     func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count) }
     let v4: [UInt8] = zeros(8) + RawSocket.words([0x0A00_0001, 0x0000_FFFF])  // 10.0.0.1
     let mac: [UInt8] = [1, 0, 0, 0, 0, 2, 0, 0]
-    // interface: id, role, port, mtu, vrf, mac, device, addresses
+    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags
     let head = zeros(4)
     let rest = [0xDC, 0x05] + zeros(4)
     #expect(try reason(3, head + [0, 1] + rest + mac + [0, 0]).contains("interface role"))
     #expect(try reason(3, head + [3, 1] + rest + mac + [0, 0]).contains("interface role"))
     #expect(try reason(3, head + [1, 0] + rest + mac + [0, 0]).contains("port kind"))
-    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 0]).hasPrefix("understood"))
+    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 0] + zeros(5)).hasPrefix("understood"))
     #expect(try reason(3, head + [1, 1] + rest + [1, 0, 0, 0, 0, 2, 1, 0] + [0, 0]).contains("\"mac\""))
     #expect(try reason(3, head + [1, 1] + rest + mac + [16] + zeros(16) + [0]).contains("device"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [200, 65, 0]).contains("device"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [2, 0xC3, 0x28, 0]).contains("device"), "no UTF-8")
     #expect(try reason(3, head + [1, 1] + rest + mac + [0, 5] + zeros(80)).contains("address count"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [0, 2] + v4).contains("address"))
-    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 1] + v4).hasPrefix("understood"))
+    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 1] + v4 + zeros(5)).hasPrefix("understood"))
+    let unflagged = head + [1, 1] + rest + mac + [0, 0]
+    #expect(try reason(3, unflagged + [127, 0, 0, 0, 1, 9, 0, 0, 0]).hasPrefix("understood"))
+    #expect(try reason(3, unflagged + [128, 0, 0, 0, 0]).contains("interface flags"))
+    #expect(try reason(3, unflagged + [0, 0, 0, 128, 0]).contains("interface flags"))
+    #expect(try reason(3, unflagged + [0, 0, 0, 0, 9] + zeros(36)).contains("tag count"))
+    #expect(try reason(3, unflagged + [0, 0, 0, 0, 2] + zeros(4)).contains("\"tag\""))
     // vrf: id, name
     #expect(try reason(5, head + [64] + zeros(64)).contains("vrf name"))
     #expect(try reason(5, head + [0xFF]).contains("vrf name"))
     // nexthop: id, action, …
-    for action: UInt8 in [0, 6, 255] { #expect(try reason(7, head + [action]).contains("nexthop action")) }
+    for action: UInt8 in [0, 7, 255] { #expect(try reason(7, head + [action]).contains("nexthop action")) }
     #expect(try reason(7, head + [1]).hasPrefix("understood"))
     #expect(try reason(7, head + [1, 0]).contains("trailing bytes"))
-    #expect(try reason(7, head + [4, 3] + zeros(4) + v4 + v4 + mac + mac).contains("encapsulation"))
+    #expect(try reason(7, head + [4, 4] + zeros(4) + v4 + v4 + mac + mac).contains("encapsulation"))
+    #expect(try reason(7, head + [4, 1] + zeros(4) + v4 + v4 + mac + mac).contains("fragments"))
+    #expect(try reason(7, head + [4, 1] + zeros(4) + v4 + v4 + mac + mac + [2]).contains("fragments"))
+    #expect(try reason(7, head + [6, 65] + zeros(650)).contains("member count"))
+    #expect(try reason(7, head + [6, 2] + zeros(10)).contains("member nexthop"))
+    #expect(try reason(7, head + [6, 1] + zeros(9)).contains("member weight"))
+    #expect(try reason(7, head + [6, 1] + zeros(11)).contains("trailing bytes"))
+    #expect(try reason(7, head + [6, 64] + zeros(640)).hasPrefix("understood"))
     #expect(
       try reason(7, head + [4, 1] + zeros(4) + v4 + v4 + mac + [0, 0, 0, 0, 0, 0, 0, 1]).contains(
         "inner destination mac"))
@@ -237,7 +251,23 @@ import WeftWire
     #expect(try reason(13, head + zeros(16) + [129] + zeros(8)).contains("prefix"))
     #expect(try reason(13, head + zeros(16) + [128] + zeros(8)).hasPrefix("understood"))
     // dump: table, cursor, limit
-    for table: UInt8 in [0, 9, 255] { #expect(try reason(17, [table] + zeros(12)).contains("table")) }
+    for table: UInt8 in [0, 200, 255] { #expect(try reason(17, [table] + zeros(12)).contains("\"table\"")) }
+    // address set: id, name; member: set, prefix, excluded
+    #expect(try reason(31, head + [64] + zeros(64)).contains("set name"))
+    #expect(try reason(33, head + v4 + [32, 2]).contains("excluded"))
+    #expect(try reason(33, head + v4 + [24, 0]).contains("prefix"))
+    // rule: id, name, priority, direction, action, tag, VRF?, sets, prefixes?, protocol?, ports, …
+    let start = head + [0] + zeros(4)
+    let none = zeros(4) + [0]
+    #expect(try reason(35, start + [1, 1] + none + [0] + zeros(13)).hasPrefix("understood"))
+    #expect(try reason(35, start + [0, 1] + none + [0] + zeros(13)).contains("direction"))
+    #expect(try reason(35, start + [3, 1] + none + [0] + zeros(13)).contains("direction"))
+    #expect(try reason(35, start + [1, 4] + none + [0] + zeros(13)).contains("action"))
+    #expect(try reason(35, start + [1, 1] + none + [9] + zeros(49)).contains("set count"))
+    #expect(try reason(35, start + [1, 1] + zeros(4) + [2] + zeros(14)).contains("vrf"))
+    #expect(try reason(35, start + [1, 1] + none + [0, 0, 0, 0, 5] + zeros(30)).contains("source ports"))
+    #expect(try reason(35, start + [1, 1] + none + [0, 0, 0, 0, 1, 9, 0, 8, 0] + zeros(8)).contains("source ports"))
+    #expect(try reason(35, start + [1, 1] + none + [0, 0, 0, 0, 0, 9] + zeros(50)).contains("destination ports"))
   }
 
   /// A million messages of random bytes, and of good messages with some bytes changed: each is understood or refused.

@@ -25,7 +25,9 @@ enum Samples {
         id: 0, role: .fabric, port: .packet, device: "fifteen-letters", mac: .broadcast, mtu: 0,
         addresses: Array(addresses.prefix(4))),
       InterfaceConfiguration(
-        id: 1, role: .virtual, port: .tap, device: "täp-µ0", mac: .virtualRouter, addresses: Array(addresses.suffix(2))),
+        id: 1, role: .virtual, port: .tap, device: "täp-µ0", mac: .virtualRouter, addresses: Array(addresses.suffix(2)),
+        flags: .all, tags: [1, 2, 3, 4, 5, 6, 7, .max]),
+      InterfaceConfiguration(id: 2, role: .virtual, port: .packet, device: "e", mac: .virtualRouter, flags: []),
     ]
   static let vrfs = [
     VRFConfiguration(id: 0, name: ""), VRFConfiguration(id: .max, name: String(repeating: "n", count: 63)),
@@ -35,6 +37,18 @@ enum Samples {
     [
       NexthopConfiguration(id: 0, action: .discard), NexthopConfiguration(id: .max, action: .receive),
       NexthopConfiguration(id: 1, action: .vrfTranslate(vrf: .max)),
+      NexthopConfiguration(id: 4, action: .ecmp([])),
+      NexthopConfiguration(id: 5, action: .ecmp([NexthopMember(nexthop: 1)])),
+      NexthopConfiguration(
+        id: 6,
+        action: .ecmp(
+          Array(repeating: NexthopMember(nexthop: .max, label: 0xFF_FFFF, weight: .max), count: 64))),
+      NexthopConfiguration(
+        id: 7,
+        action: .tunnel(
+          TunnelConfiguration(
+            encapsulation: .mplsOverGRE, interface: 0, source: addresses[1], destination: addresses[1],
+            destinationMAC: .zero, fragments: true))),
     ] + macs.map { NexthopConfiguration(id: 2, action: .encap(interface: 9, destinationMAC: $0)) }
     + Encapsulation.allCases.flatMap { encapsulation in
       addresses.map {
@@ -54,6 +68,23 @@ enum Samples {
   static let bridge = macs.flatMap { mac in
     numbers.map { BridgeConfiguration(vrf: $0, mac: mac, nexthop: ~$0, label: $0 ^ 0x5555) }
   }
+  static let addressSets = [
+    AddressSetConfiguration(id: 0, name: ""),
+    AddressSetConfiguration(id: .max, name: String(repeating: "s", count: 63)),
+  ]
+  static let addressSetMembers = prefixes.flatMap { prefix in
+    [true, false].map { AddressSetMember(set: .max, prefix: prefix, isExcluded: $0) }
+  }
+  static let rules =
+    RuleDirection.allCases.flatMap { direction in
+      RuleAction.allCases.map { RuleConfiguration(id: 1, priority: 0, direction: direction, action: $0) }
+    } + [
+      RuleConfiguration(
+        id: .max, name: String(repeating: "r", count: 63), priority: .max, direction: .egress, action: .reject,
+        tag: .max, vrf: .max, remoteSets: Array(1...8), remotePrefix: prefixes[5], localPrefix: prefixes[3], proto: 6,
+        sourcePorts: Array(repeating: 0...65535, count: 4), destinationPorts: Array(repeating: 65535...65535, count: 8),
+        icmpType: 255, icmpCode: 0, tcpFlagsMask: 255, tcpFlagsValue: 2, isLogged: true, mirror: .max, dscp: 63)
+    ]
   static let flows = addresses.flatMap { address in
     [true, false].map { isForward in
       FlowRecord(
@@ -73,7 +104,11 @@ enum Samples {
         Command.removeInterface(id: number), .removeVRF(id: number), .removeNexthop(id: number),
         .removeLabel(label: number), .removeVNI(vni: number),
       ]
-    } + prefixes.map { Command.removeRoute(vrf: .max, prefix: $0) } + macs.map { Command.removeBridge(vrf: 1, mac: $0) }
+    } + addressSets.map(Command.setAddressSet) + addressSetMembers.map(Command.setAddressSetMember)
+    + rules.map(Command.setRule) + numbers.flatMap { [.removeAddressSet(id: $0), .removeRule(id: $0)] }
+    + prefixes.map { Command.removeAddressSetMember(set: 7, prefix: $0) }
+    + prefixes.map { Command.removeRoute(vrf: .max, prefix: $0) } + macs.map { Command.removeBridge(vrf: 1, mac: $0) }
+    + natCommands
     + TableName.allCases.map { Command.dump(table: $0, cursor: .max, limit: .max) }
 
   static let entries: [TableEntry] =
@@ -85,4 +120,7 @@ enum Samples {
     } + vrfs.map(TableEntry.vrf) + nexthops.map(TableEntry.nexthop) + labels.map(TableEntry.label)
     + vnis.map(TableEntry.vni) + routes.map(TableEntry.route) + bridge.map(TableEntry.bridge)
     + flows.map(TableEntry.flow)
+    + natEntries
+    + addressSets.map(TableEntry.addressSet) + addressSetMembers.map(TableEntry.addressSetMember)
+    + rules.flatMap { [TableEntry.rule($0, hits: 0), .rule($0, hits: .max)] }
 }

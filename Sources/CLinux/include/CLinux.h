@@ -33,6 +33,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -86,6 +87,12 @@ WEFT_INLINE void *_Nullable weft_load_acquire_ptr(const void *_Nonnull p) { retu
 WEFT_INLINE void weft_store_release_ptr(void *_Nonnull p, void *_Nullable v) { __atomic_store_n((void **)p, v, __ATOMIC_RELEASE); }
 /// Sequentially consistent exchange: a full fence, for "announce that I sleep, then look once more".
 WEFT_INLINE uint32_t weft_exchange_u32(void *_Nonnull p, uint32_t v) { return __atomic_exchange_n((uint32_t *)p, v, __ATOMIC_SEQ_CST); }
+/// Takes a place that several want: true where it held `expected` and now holds `v`.
+WEFT_INLINE bool weft_replace_u64(void *_Nonnull p, uint64_t expected, uint64_t v) {
+  return __atomic_compare_exchange_n((uint64_t *)p, &expected, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+/// Adds for several writers; answers what was there.
+WEFT_INLINE uint64_t weft_fetch_add_u64(void *_Nonnull p, uint64_t n) { return __atomic_fetch_add((uint64_t *)p, n, __ATOMIC_ACQ_REL); }
 WEFT_INLINE void weft_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 WEFT_INLINE void weft_acquire_fence(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 /// A counter with one writer: readers see whole values, the writer pays a plain add.

@@ -1,0 +1,275 @@
+import WeftTables
+import WeftWire
+
+extension PacketPath {
+  /// Gives each packet its flow. What a flow's first packet found out (does policy let it pass, what are its addresses
+  /// translated to) is done to every one after it; the first packet makes both of the flow's entries here, in the worker.
+  mutating func classify(_ now: UInt64) {
+    let batch = batch
+    for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
+      if batch[index].isFragment { followFragment(&batch[index], now) }
+      flows.prefetchEntry(batch[index].hash)
+    }
+    let generation = tables.generation
+    removals = flows.removals
+    for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
+      let flow = flows.find(batch[index].key, hash: batch[index].hash)
+      if flow == FlowTable.none || !flows.track(flow, tcpFlags: Self.tcpFlags(batch[index]), now: now) {
+        begin(&batch[index], generation, now)
+      } else {
+        follow(flow, &batch[index], generation, now)
+      }
+    }
+  }
+
+  @inline(__always) private static func tcpFlags(_ packet: Packet) -> UInt8 {
+    packet.proto == IPProtocol.tcp && !packet.isFragment ? packet.transportHeader.u8(13) : 0
+  }
+
+  /// A packet of a flow that is there.
+  @inline(__always)
+  private mutating func follow(_ flow: UInt32, _ packet: inout Packet, _ generation: UInt32, _ now: UInt64) {
+    if flows[flow].policyGeneration != generation { judgeAgain(flow, packet, generation, now) }
+    packet.flow = flow
+    let flags = flows[flow].flags
+    guard !flags.isDisjoint(with: [.denied, .nat]) else { return }
+    if flags.contains(.denied) { return deny(&packet, isRejected: flags.contains(.rejected), now) }
+    rewrite(&packet, to: flows[flows[flow].reverse].key.reversed)
+  }
+
+  /// Drops what policy does not let pass; a rejected packet's sender is told.
+  private mutating func deny(_ packet: inout Packet, isRejected: Bool, _ now: UInt64) {
+    flows.count(
+      packet.flow, bytes: packet.ipLength, packets: packet.segments, nexthop: FlowTable.none, now: now)
+    if isRejected { reject(&packet, .policyRejected) } else { drop(&packet, .policyDenied) }
+  }
+
+  // MARK: a flow's first packet
+
+  private mutating func begin(_ packet: inout Packet, _ generation: UInt32, _ now: UInt64) {
+    if packet.proto == (packet.isV4 ? IPProtocol.icmp : IPProtocol.icmpv6), beginsWithError(&packet) { return }
+    let isRouted = packet.link != .other
+    var tcpState = TCPState.none
+    if packet.proto == IPProtocol.tcp, !packet.isFragment {
+      guard let first = TCPState.first(flags: Self.tcpFlags(packet), isStrict: false) else {
+        return drop(&packet, .tcpFlags)
+      }
+      tcpState = first
+    }
+    var attempt = 0
+    while attempt < Self.translationAttempts {
+      let translated = isRouted ? translate(&packet, now: now, attempt: attempt) : nil
+      guard packet.verdict == .forward else { return }
+      let key = translated?.key ?? packet.key
+      // Where it goes nowhere, or to the router itself, there is no flow: routing says what becomes of it.
+      let target: UInt32
+      if let translated {
+        guard let found = self.target(of: translated.key) else {
+          nat.release(translated.reference)
+          return rewrite(&packet, to: translated.key)
+        }
+        target = found
+      } else {
+        if !packet.isReady { route(&packet) }
+        guard packet.verdict == .forward, !packet.isOwn else { return }
+        target = interface(behind: packet.path.nexthop)
+      }
+      let source = packet.fromFabric ? 0 : packet.interface &+ 1
+      let verdict = judge(
+        packet.key, to: key, icmp: Self.icmp(packet), tcpFlags: Self.tcpFlags(packet), from: source,
+        toward: target)
+      tables.policy.countHit(verdict)
+      var flags: FlowFlags = verdict.isLogged ? .logged : []
+      if verdict.action != .allow { flags.formUnion(verdict.action == .reject ? [.denied, .rejected] : .denied) }
+      let isDenied = flags.contains(.denied)
+      let made = flows.insert(
+        forward: packet.key, forwardHash: packet.hash, reverse: isDenied ? packet.key.reversed : key.reversed,
+        flags: flags, tcpState: isDenied ? .none : tcpState, policyRule: verdict.rule, policyGeneration: generation,
+        reference: isDenied ? FlowTable.noReference : translated?.reference ?? FlowTable.noReference, now: now)
+      if isDenied, let translated { nat.release(translated.reference) }
+      switch made {
+      case .made(let flow):
+        packet.flow = flow
+      case .conflict where translated != nil && !isDenied:
+        if let translated { nat.release(translated.reference) }
+        attempt &+= 1
+        continue
+      case .conflict, .refused:
+        // What needs a flow to be answered rightly does not go without one; the rest goes, uncounted.
+        if let translated, !isDenied {
+          nat.release(translated.reference)
+          return drop(&packet, .flowTableFull)
+        }
+      }
+      if isDenied {
+        guard packet.flow != FlowTable.none else {
+          return flags.contains(.rejected) ? reject(&packet, .policyRejected) : drop(&packet, .policyDenied)
+        }
+        return deny(&packet, isRejected: flags.contains(.rejected), now)
+      }
+      if let translated { rewrite(&packet, to: translated.key) }
+      return
+    }
+    drop(&packet, .natExhausted)
+  }
+
+  /// So many ports are tried for a flow whose answers could be taken for another's.
+  private static var translationAttempts: Int { 8 }
+
+  /// An ICMP error belongs to the flow of the packet that it quotes: it passes as that flow does, translated as that is.
+  private mutating func beginsWithError(_ packet: inout Packet) -> Bool {
+    guard let (error, answers) = quoted(packet) else { return false }
+    let flow = flows.find(answers, hash: answers.hash(seed: seed))
+    guard flow != FlowTable.none else { return false }
+    let flags = flows[flow].flags
+    if flags.contains(.denied) {
+      drop(&packet, .policyDenied)
+    } else if flags.contains(.nat) {
+      rewriteError(&packet, quoting: error, flow: answers, to: flows[flows[flow].reverse].key.reversed)
+    }
+    return true
+  }
+
+  /// Where a packet goes that gets this key: a local interface's number plus one, 0 for elsewhere. Nil: nowhere.
+  private func target(of key: FlowKey) -> UInt32? {
+    var vrf = UInt32(truncatingIfNeeded: key.vrf)
+    for _ in 0..<4 {
+      let number = tables.route(vrf: vrf, to: key.destination)
+      guard number != 0 else { return nil }
+      let id = tables.paths[number].nexthop
+      guard let nexthop = tables.nexthop(id) else { return nil }
+      switch nexthop.entry.kind {
+      case .vrfTranslate: vrf = nexthop.entry.vrf
+      case .discard, .receive: return nil
+      default: return interface(behind: id)
+      }
+    }
+    return nil
+  }
+
+  /// The local interface that a nexthop leads to, plus one; 0 for a tunnel.
+  private func interface(behind id: UInt32) -> UInt32 {
+    guard let nexthop = tables.nexthop(id), nexthop.entry.kind == .encap else { return 0 }
+    return nexthop.entry.interface &+ 1
+  }
+
+  // MARK: policy
+
+  /// What policy says of a flow: the rules for where it comes from, then those for where it goes. `target` is the key
+  /// after translation; interfaces are numbers plus one, 0 for none of ours.
+  private func judge(
+    _ key: FlowKey, to target: FlowKey, icmp: UInt16, tcpFlags: UInt8, from source: UInt32, toward destination: UInt32
+  ) -> PolicyVerdict {
+    let leaving = policyClass(source)
+    if leaving != InterfaceEntry.noPolicy {
+      let verdict = tables.policy.evaluate(
+        PolicyQuery(
+          subject: leaving, isIngress: false, local: key.source, remote: target.destination, proto: key.proto,
+          sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
+      guard verdict.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else { return verdict }
+    }
+    let entering = policyClass(destination)
+    guard entering != InterfaceEntry.noPolicy else { return .allowed }
+    return tables.policy.evaluate(
+      PolicyQuery(
+        subject: entering, isIngress: true, local: target.destination, remote: key.source, proto: key.proto,
+        sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
+  }
+
+  @inline(__always) private func policyClass(_ interface: UInt32) -> UInt32 {
+    guard interface != 0, let entry = tables.interface(interface &- 1) else { return InterfaceEntry.noPolicy }
+    return entry.entry.policyClass
+  }
+
+  /// A rule or a route has changed since the flow was judged: at its next packet, this one, it is judged anew, and where
+  /// it goes is looked up anew.
+  private mutating func judgeAgain(_ flow: UInt32, _ packet: Packet, _ generation: UInt32, _ now: UInt64) {
+    let isForward = flows[flow].isForward || flows[flow].reverse == FlowTable.none
+    let forward = isForward ? flow : flows[flow].reverse
+    let reverse = flows[forward].reverse
+    let key = flows[forward].key
+    let target = reverse == FlowTable.none ? key : flows[reverse].key.reversed
+    let isLocal = !packet.fromFabric
+    let source = isForward && isLocal ? packet.interface &+ 1 : self.target(of: key.reversed) ?? 0
+    let destination = !isForward && isLocal ? packet.interface &+ 1 : self.target(of: target) ?? 0
+    var icmp: UInt16 = 0
+    if key.proto == IPProtocol.icmp { icmp = UInt16(ICMP.echoRequest) << 8 }
+    if key.proto == IPProtocol.icmpv6 { icmp = UInt16(ICMP.echoRequest6) << 8 }
+    let verdict = judge(
+      key, to: target, icmp: icmp, tcpFlags: key.proto == IPProtocol.tcp ? TCP.syn : 0, from: source,
+      toward: destination)
+    var flags: FlowFlags = verdict.isLogged ? .logged : []
+    if verdict.action == .reject { flags.insert(.rejected) }
+    flows.setPolicy(
+      flow, isDenied: verdict.action != .allow, rule: verdict.rule, generation: generation, flags: flags, now: now)
+    flows.setMark(forward, 0)
+    if reverse != FlowTable.none { flows.setMark(reverse, 0) }
+  }
+
+  private static func icmp(_ packet: Packet) -> UInt16 {
+    let isICMP = packet.proto == (packet.isV4 ? IPProtocol.icmp : IPProtocol.icmpv6)
+    return isICMP && !packet.isFragment ? packet.transportHeader.u16(0) : 0
+  }
+
+  // MARK: fragments
+
+  /// Fragments go the way of the packet that they are parts of: its first fragment shows the ports, which the later ones
+  /// find by the identification. One that comes before the first, or long after, counts as a flow without ports.
+  private mutating func followFragment(_ packet: inout Packet, _ now: UInt64) {
+    let identification: UInt32
+    let isFirst: Bool
+    if packet.isV4 {
+      identification = UInt32(packet.ip.u16(4))
+      isFirst = packet.ip.u16(6) & IPv4.offsetMask == 0
+    } else {
+      let header = packet.ip.advanced(packet.transport &- 8)
+      identification = header.u32(4)
+      isFirst = header.u16(2) >> 3 == 0
+    }
+    let key = FragmentKey(
+      vrf: packet.vrf, source: packet.key.source, destination: packet.key.destination, identification: identification,
+      proto: packet.proto)
+    let ports: FragmentPorts
+    if isFirst {
+      guard let shown = Self.ports(packet) else { return }
+      ports = shown
+      fragments.set(key, ports, now: now)
+    } else {
+      guard let found = fragments.find(key, now: now) else { return }
+      ports = found
+    }
+    packet.key = FlowKey(
+      vrf: packet.vrf, source: packet.key.source, destination: packet.key.destination, proto: packet.proto,
+      sourcePort: ports.source, destinationPort: ports.destination)
+    packet.hash = packet.key.hash(seed: seed)
+  }
+
+  /// The ports, or an echo's identifier, in a first fragment.
+  private static func ports(_ packet: Packet) -> FragmentPorts? {
+    let length = packet.ipLength &- packet.transport
+    let header = packet.transportHeader
+    switch packet.proto {
+    case IPProtocol.tcp, IPProtocol.udp, IPProtocol.sctp:
+      guard length >= 4 else { return nil }
+      return FragmentPorts(source: header.u16(0), destination: header.u16(2))
+    case IPProtocol.icmp where packet.isV4, IPProtocol.icmpv6 where !packet.isV4:
+      guard length >= ICMP.minimumBytes, ICMP.isEcho(header.u8(0), isV4: packet.isV4) else { return nil }
+      return FragmentPorts(source: header.u16(4), destination: header.u16(4))
+    default: return nil
+    }
+  }
+
+  // MARK: time
+
+  /// Ends flows that have been idle for too long, gives back what ended flows had: a bounded part of it in a call. True
+  /// when nothing was left to do.
+  @discardableResult
+  public mutating func age(now: UInt64) -> Bool {
+    let isDone = flows.age(now: now)
+    for _ in 0..<256 {
+      guard let end = flows.nextEnd() else { return isDone }
+      nat.release(end.reference)
+    }
+    return false
+  }
+}
