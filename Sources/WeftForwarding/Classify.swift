@@ -64,7 +64,7 @@ extension PacketPath {
       // Where it goes nowhere, or to the router itself, there is no flow: routing says what becomes of it.
       let target: UInt32
       if let translated {
-        guard let found = self.target(of: translated.key) else {
+        guard let found = self.target(of: translated.key, flow: FlowTable.none, hash: packet.hash) else {
           nat.release(translated.reference)
           return rewrite(&packet, to: translated.key)
         }
@@ -72,7 +72,7 @@ extension PacketPath {
       } else {
         if !packet.isReady { route(&packet) }
         guard packet.verdict == .forward, !packet.isOwn else { return }
-        target = interface(behind: packet.path.nexthop)
+        target = interface(behind: packet.path.nexthop, flow: FlowTable.none, hash: packet.hash)
       }
       let source = packet.fromFabric ? 0 : packet.interface &+ 1
       let verdict = judge(
@@ -130,8 +130,9 @@ extension PacketPath {
     return true
   }
 
-  /// Where a packet goes that gets this key: a local interface's number plus one, 0 for elsewhere. Nil: nowhere.
-  private func target(of key: FlowKey) -> UInt32? {
+  /// Where a packet goes that gets this key: a local interface's number plus one, 0 for elsewhere. Nil: nowhere. `flow`
+  /// and `hash` are its own, by which a member of an ECMP nexthop is chosen.
+  private func target(of key: FlowKey, flow: UInt32, hash: UInt64) -> UInt32? {
     var vrf = UInt32(truncatingIfNeeded: key.vrf)
     for _ in 0..<4 {
       let number = tables.route(vrf: vrf, to: key.destination)
@@ -141,16 +142,24 @@ extension PacketPath {
       switch nexthop.entry.kind {
       case .vrfTranslate: vrf = nexthop.entry.vrf
       case .discard, .receive: return nil
-      default: return interface(behind: id)
+      default: return interface(behind: id, flow: flow, hash: hash)
       }
     }
     return nil
   }
 
   /// The local interface that a nexthop leads to, plus one; 0 for a tunnel.
-  private func interface(behind id: UInt32) -> UInt32 {
-    guard let nexthop = tables.nexthop(id), nexthop.entry.kind == .encap else { return 0 }
-    return nexthop.entry.interface &+ 1
+  private func interface(behind id: UInt32, flow: UInt32, hash: UInt64) -> UInt32 {
+    guard let nexthop = tables.nexthop(id) else { return 0 }
+    switch nexthop.entry.kind {
+    case .encap: return nexthop.entry.interface &+ 1
+    case .ecmp:
+      guard let path = member(of: nexthop.entry.members, flow: flow, hash: hash),
+        let chosen = tables.nexthop(path.nexthop), chosen.entry.kind == .encap
+      else { return 0 }
+      return chosen.entry.interface &+ 1
+    default: return 0
+    }
   }
 
   // MARK: policy
@@ -190,8 +199,15 @@ extension PacketPath {
     let key = flows[forward].key
     let target = reverse == FlowTable.none ? key : flows[reverse].key.reversed
     let isLocal = !packet.fromFabric
-    let source = isForward && isLocal ? packet.interface &+ 1 : self.target(of: key.reversed) ?? 0
-    let destination = !isForward && isLocal ? packet.interface &+ 1 : self.target(of: target) ?? 0
+    var source = packet.interface &+ 1
+    var destination = source
+    if !isForward || !isLocal {
+      let back = reverse == FlowTable.none ? key.reversed : flows[reverse].key
+      source = self.target(of: key.reversed, flow: reverse, hash: back.hash(seed: seed)) ?? 0
+    }
+    if isForward || !isLocal {
+      destination = self.target(of: target, flow: forward, hash: key.hash(seed: seed)) ?? 0
+    }
     var icmp: UInt16 = 0
     if key.proto == IPProtocol.icmp { icmp = UInt16(ICMP.echoRequest) << 8 }
     if key.proto == IPProtocol.icmpv6 { icmp = UInt16(ICMP.echoRequest6) << 8 }

@@ -8,11 +8,11 @@ struct WeftAgentCommand: AsyncParsableCommand {
     commandName: "weft-agent",
     abstract: "Attaches pods and virtual machines of this node to virtual networks.",
     discussion: """
-      One a node, beside weft-vrouter. It answers the CNI plugin (weft-cni, or Tungsten Fabric's) over HTTP, gives out
-      addresses, remembers them in an SQLite file, and programs the forwarder: interfaces, routes, and tunnels to the
+      One a node, beside weft-vrouter. It answers the CNI plugin (weft-cni, or Tungsten Fabric's) over HTTP, gives out \
+      addresses, remembers them in an SQLite file, and programs the forwarder: interfaces, routes, and tunnels to the \
       peers that the configuration names.
 
-      It may be stopped, killed and started again at any time: the forwarder goes on without it, and is brought up to
+      It may be stopped, killed and started again at any time: the forwarder goes on without it, and is brought up to \
       date by the next one. What it does is logged to stderr; GET /v1/status says how it is:
 
         curl -s http://127.0.0.1:9091/v1/status
@@ -41,7 +41,7 @@ struct Run: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Run the agent until SIGTERM or SIGINT.",
     discussion: """
-      Exit status: 0 after a signal, 1 when it cannot start (the configuration is wrong, the database or the address is
+      Exit status: 0 after a signal, 1 when it cannot start (the configuration is wrong, the database or the address is \
       in use). A forwarder that is not there is waited for.
       """)
 

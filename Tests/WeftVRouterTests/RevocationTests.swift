@@ -162,4 +162,16 @@ private struct Node: ~Copyable {
     #expect(try !node.passes(from: 1, destinationPort: 54))
     #expect(try node.passes(from: 1, destinationPort: 53))
   }
+
+  @Test func aPodBehindSeveralPathsIsJudgedAsItself() throws {
+    var node = try Node()
+    try node.apply(
+      .setNexthop(NexthopConfiguration(id: 5, action: .ecmp([NexthopMember(nexthop: 2, label: 0, weight: 1)]))))
+    try node.apply(.setRoute(RouteConfiguration(vrf: 1, prefix: IPPrefix(host: Node.address(2)), nexthop: 5)))
+    #expect(try node.passes(from: 1))
+    #expect(try !node.passes(from: 1, destinationPort: 54))
+    try node.apply(.setRule(Node.rule(.deny)))
+    node.programmer.commit()
+    #expect(try !node.passes(from: 1))
+  }
 }
