@@ -267,7 +267,7 @@ extension PacketPath {
     ip.set16(
       10,
       Checksum.finish(
-        nexthop.entry.outerSum &+ Checksum.addend(total) &+ Checksum.addend(UInt16(fast[index].trafficClass))))
+        short: nexthop.entry.outerSum &+ Checksum.addend(total) &+ Checksum.addend(UInt16(fast[index].trafficClass))))
     let udp = ip.advanced(IPv4.minimumBytes)
     udp.set16(0, 0xC000 | UInt16(truncatingIfNeeded: fast[index].hash >> 32 & 0x3FFF))
     udp.set16(4, UInt16(truncatingIfNeeded: length))

@@ -135,7 +135,7 @@ import WeftWire
         ip.set8(9, proto)
         ip.set32(12, source.v4)
         ip.set32(16, destination.v4)
-        outerSum = ip.sum(0, count: IPv4.minimumBytes)
+        outerSum = UInt64(Checksum.fold(ip.sum(0, count: IPv4.minimumBytes)))
         pseudoHeaderSum = Checksum.pseudoHeader(ip, isV4: true, proto: IPProtocol.udp, length: 0)
       } else {
         ip.set32(0, 0x6000_0000)

@@ -12,6 +12,13 @@ public enum Checksum {
     return UInt16(truncatingIfNeeded: s)
   }
 
+  /// `finish` for the sum of a few 16-bit words.
+  @inlinable @inline(__always) public static func finish(short sum: UInt64) -> UInt16 {
+    let s = UInt32(truncatingIfNeeded: sum)
+    let once = (s & 0xFFFF) &+ (s >> 16)
+    return UInt16(bigEndian: ~UInt16(truncatingIfNeeded: (once & 0xFFFF) &+ (once >> 16)))
+  }
+
   /// The value to put into a header (host order) for a sum over everything with the field zero.
   @inlinable @inline(__always) public static func finish(_ sum: UInt64) -> UInt16 { UInt16(bigEndian: ~fold(sum)) }
 

@@ -21,10 +21,10 @@ public enum IPv4 {
 
   /// Lowers the TTL by one and mends the checksum.
   @inlinable @inline(__always) public static func decrementTTL(_ at: Bytes) {
-    let old = at.u16(8)
-    let new = old &- 0x0100
-    at.set16(8, new)
-    at.set16(10, Checksum.updated(at.u16(10), from: old, to: new))
+    at.set8(8, at.u8(8) &- 1)
+    // RFC 1624, equation 3: the old word's complement and the new word are 0xFEFF together, whatever they are.
+    let sum = UInt32(~at.u16(10)) &+ 0xFEFF
+    at.set16(10, ~UInt16(truncatingIfNeeded: (sum & 0xFFFF) &+ (sum >> 16)))
   }
 
   /// Puts the right checksum into a header of `bytes`.
