@@ -13,11 +13,11 @@ public struct InterfaceFlags: OptionSet, Hashable, Sendable {
   public static let bridging = InterfaceFlags(rawValue: 2)
   /// Packets to the router's MAC address are routed.
   public static let routing = InterfaceFlags(rawValue: 4)
-  /// Only packets from its own MAC address and from addresses that are routed to it come in.
+  /// Only packets from its own MAC address and from addresses that are routed to it come in. Refused so far.
   public static let antiSpoofing = InterfaceFlags(rawValue: 8)
-  /// Flows that are there go on, no new ones begin.
+  /// Flows that are there go on, no new ones begin. Refused so far.
   public static let dropNewFlows = InterfaceFlags(rawValue: 16)
-  /// MAC addresses behind it are learned.
+  /// MAC addresses behind it are learned. Refused so far.
   public static let learning = InterfaceFlags(rawValue: 32)
   /// The maximum segment size of TCP connections is lowered to what fits.
   public static let clampMSS = InterfaceFlags(rawValue: 64)
@@ -130,7 +130,8 @@ public struct RuleConfiguration: Hashable, Sendable {
   public var tcpFlagsValue: UInt8
   /// The flow is reported.
   public var isLogged: Bool
-  /// The mirror session that gets a copy of the flow's packets; 0 for none.
+  /// The mirror session that gets a copy of the flow's packets; 0 for none. Kept, without effect so far, as are `isLogged`
+  /// and `dscp`.
   public var mirror: UInt16
   /// What the flow's packets are marked with (0...63).
   public var dscp: UInt8?

@@ -69,9 +69,12 @@ private struct Fixture {
 
   static func mac(_ number: UInt64) -> MACAddress { MACAddress(bits: 0x0200_0000_0000 | number) }
   static func prefix(_ text: String) -> IPPrefix { IPPrefix(text)! }
-  static func pod(_ id: UInt32, _ device: String, vrf: UInt32 = 1, mtu: UInt16 = 1500) -> InterfaceConfiguration {
+  static func pod(
+    _ id: UInt32, _ device: String, vrf: UInt32 = 1, mtu: UInt16 = 1500, flags: InterfaceFlags = .usual
+  ) -> InterfaceConfiguration {
     InterfaceConfiguration(
-      id: id, role: .virtual, port: .packet, device: device, mac: mac(UInt64(id)), vrf: vrf, mtu: mtu)
+      id: id, role: .virtual, port: .packet, device: device, mac: mac(UInt64(id)), vrf: vrf, mtu: mtu,
+      flags: flags)
   }
   static func fabric(_ id: UInt32, mac bits: UInt64 = 0xF0) -> InterfaceConfiguration {
     InterfaceConfiguration(
@@ -154,6 +157,11 @@ struct TableProgrammerTests {
           InterfaceConfiguration(id: 2, role: .virtual, port: .packet, device: "pod2", mac: .broadcast, vrf: 1)),
         .outOfRange
       ),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [.usual, .antiSpoofing])), .outOfRange),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [.usual, .dropNewFlows])), .outOfRange),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [.usual, .learning])), .outOfRange),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [.routing])), .outOfRange),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [.bridging])), .outOfRange),
       (.removeInterface(id: 1), .inUse), (.removeInterface(id: 0), .inUse), (.removeInterface(id: 7), .notFound),
       (.setVRF(VRFConfiguration(id: 4, name: "x")), .outOfRange),
       (.setVRF(VRFConfiguration(id: 2, name: "blue")), .conflict),
