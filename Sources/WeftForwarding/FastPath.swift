@@ -65,7 +65,7 @@ extension PacketPath {
       let ethernet = frame.bytes
       // Destination and type at once: to the router's MAC, IPv4.
       guard frame.length >= Ethernet.bytes &+ IPv4.minimumBytes &+ UDP.bytes,
-        ethernet.u64(0) >> 16 == Self.routerMAC, ethernet.u16(Ethernet.type) == Ethernet.ipv4,
+        ethernet.u64(0) >> 16 == MACAddress.virtualRouter.bits, ethernet.u16(Ethernet.type) == Ethernet.ipv4,
         frame.virtio.gso == VirtioNetHeader.gsoNone,
         read(&fast[index], ethernet.advanced(Ethernet.bytes), frame.length &- Ethernet.bytes, vrf)
       else { break }
@@ -81,8 +81,6 @@ extension PacketPath {
     }
     return index
   }
-
-  private static var routerMAC: UInt64 { 0x0000_5E00_0100 }
 
   /// An IPv4 packet of TCP or UDP, whole and without options; TCP with nothing but ACK and PSH.
   @inline(__always)
@@ -156,7 +154,7 @@ extension PacketPath {
         left &-= VXLAN.bytes &+ Ethernet.bytes
         inner = tunnel.advanced(VXLAN.bytes &+ Ethernet.bytes)
         guard left >= IPv4.minimumBytes &+ UDP.bytes, tunnel.u8(0) & VXLAN.validVNI != 0,
-          tunnel.u64(VXLAN.bytes) >> 16 == Self.routerMAC,
+          tunnel.u64(VXLAN.bytes) >> 16 == MACAddress.virtualRouter.bits,
           tunnel.u16(VXLAN.bytes &+ Ethernet.type) == Ethernet.ipv4
         else { break }
         number = tables.vnis[tunnel.u32(4) >> 8]
@@ -231,7 +229,8 @@ extension PacketPath {
     let head = tx.headers(VirtioNetHeader.bytes &+ Ethernet.bytes)
     virtio.write(head)
     Ethernet.write(
-      head.advanced(VirtioNetHeader.bytes), destination: nexthop.entry.destinationMAC, source: Self.routerMAC,
+      head.advanced(VirtioNetHeader.bytes), destination: nexthop.entry.destinationMAC,
+      source: MACAddress.virtualRouter.bits,
       type: Ethernet.ipv4)
     tx.piece(head, count: VirtioNetHeader.bytes &+ Ethernet.bytes)
     tx.piece(fast[index].ip, count: fast[index].ipBytes)

@@ -47,7 +47,7 @@ public struct MACAddress: Hashable, Sendable, CustomStringConvertible, LosslessS
 
   /// The router's address towards every pod: no interface's own, so the host's kernel leaves its frames alone
   /// (RFC 5798's virtual router range, VRID 0).
-  public static let virtualRouter = MACAddress(bits: 0x0000_5E00_0100)
+  @inlinable public static var virtualRouter: MACAddress { MACAddress(bits: 0x0000_5E00_0100) }
   public static let broadcast = MACAddress(bits: 0xFFFF_FFFF_FFFF)
   public static let zero = MACAddress(bits: 0)
 }

@@ -26,5 +26,7 @@ public enum NeighborDiscovery {
   }
 
   /// The router's own link-local address, from `MACAddress.virtualRouter` by RFC 4291 appendix A.
-  public static let routerLinkLocal = IPAddress(high: 0xFE80_0000_0000_0000, low: 0x0200_5EFF_FE00_0100)
+  @inlinable public static var routerLinkLocal: IPAddress {
+    IPAddress(high: 0xFE80_0000_0000_0000, low: 0x0200_5EFF_FE00_0100)
+  }
 }
