@@ -187,13 +187,13 @@ extension PacketPath {
     guard flow != FlowTable.none else { return false }
     let number = flows[flow].mark
     guard flows[flow].policyGeneration == generation, number != 0,
-      flows[flow].flags.isDisjoint(with: [.denied, .nat, .mirrored]),
+      flows[flow].flags.isDisjoint(with: [.denied, .nat, .mirrored, .staged]),
       flows.isSteady(flow, tcpFlags: fast[index].tcpFlags)
     else { return false }
     let path = tables.paths[number]
-    guard let nexthop = tables.nexthop(path.nexthop), let interface = tables.interface(nexthop.entry.interface) else {
-      return false
-    }
+    guard let nexthop = tables.nexthop(path.nexthop), let interface = tables.interface(nexthop.entry.interface),
+      interface.entry.isPlain
+    else { return false }
     switch nexthop.entry.kind {
     case .encap:
       guard fast[index].ipBytes <= Int(interface.entry.mtu), tx.hasRoom(pieces: 2, bytes: 64) else { return false }

@@ -67,7 +67,7 @@ import WeftWire
       return
     }
     clock = now
-    let done = usesFastPath ? forwardFast(frames, id, interface, now) : 0
+    let done = usesFastPath && interface.entry.isPlain ? forwardFast(frames, id, interface, now) : 0
     guard done < frames.count else { return }
     batch.removeAll()
     clamps = interface.entry.clampsMSS

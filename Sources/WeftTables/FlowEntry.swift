@@ -24,9 +24,11 @@ import WeftWire
   @inlinable public static var logged: FlowFlags { FlowFlags(rawValue: 512) }
   /// In the list of flows that may be evicted. On the forward entry only.
   static var listed: FlowFlags { FlowFlags(rawValue: 1024) }
+  /// Its packets need more than forwarding and translation: they take all stages.
+  @inlinable public static var staged: FlowFlags { FlowFlags(rawValue: 2048) }
 
   /// What `FlowTable.setPolicy` sets.
-  static var ofPolicy: FlowFlags { [.denied, .rejected, .mirrored, .logged] }
+  static var ofPolicy: FlowFlags { [.denied, .rejected, .mirrored, .logged, .staged] }
 }
 
 /// Kinds of flows by how long they may be idle.
