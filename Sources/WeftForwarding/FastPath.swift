@@ -7,18 +7,23 @@ import WeftWire
 // do the frames behind it, so that no packet overtakes another. Both ways do the same to a packet that can go either
 // (`usesFastPath` is there to compare them).
 
-/// A packet that may go the short way.
+/// A packet that may go the short way. 64 bytes.
 @safe struct FastPacket {
   var ip: Bytes
-  var key: FlowKey
+  /// The flow's key (`FlowKey`).
+  var addresses: UInt64
+  var transport: UInt64
   var hash: UInt64
   /// Bytes of frame as it was received, and of IP packet.
   var frameBytes: Int
   var ipBytes: Int
-  var tcpFlags: UInt8
+  /// The entry that its flow probably has.
+  var candidate: UInt32
   var trafficClass: UInt8
   /// The transport checksum is to be finished: its field holds the pseudo-header's sum.
   var needsChecksum: Bool
+
+  @inline(__always) var proto: UInt8 { UInt8(truncatingIfNeeded: transport >> 24) }
 }
 
 @safe struct FastBatch {
@@ -38,14 +43,16 @@ extension PacketPath {
   mutating func forwardFast(
     _ frames: RxFrames, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>, _ now: UInt64
   ) -> Int {
-    let count = interface.entry.isFabric ? openFast(frames, interface) : readFast(frames, interface)
+    guard tx.hasRoom(frames: RxFrames.capacity, pieces: 2, bytes: 128) else { return 0 }
+    let isFromFabric = interface.entry.isFabric
+    let count = isFromFabric ? openFast(frames, interface) : readFast(frames, interface)
     guard count > 0 else { return 0 }
     let generation = tables.generation
     let fast = fast
-    for index in 0..<count { flows.prefetchEntry(fast[index].hash) }
+    for index in 0..<count { fast[index].candidate = flows.candidate(fast[index].hash) }
     var bytes = 0
     var index = 0
-    while index < count, send(index, interface.entry.isFabric, generation, now) {
+    while index < count, send(index, isFromFabric, generation, now) {
       bytes &+= fast[index].frameBytes
       index &+= 1
     }
@@ -58,6 +65,7 @@ extension PacketPath {
   /// Frames of a pod up to the first that is not simple; the flows' buckets are on their way into the cache.
   private mutating func readFast(_ frames: RxFrames, _ interface: EntryReference<InterfaceEntry>) -> Int {
     let vrf = interface.entry.vrf
+    let seeds = FlowSeeds(seed)
     let fast = fast
     var index = 0
     while index < frames.count {
@@ -67,12 +75,12 @@ extension PacketPath {
       guard frame.length >= Ethernet.bytes &+ IPv4.minimumBytes &+ UDP.bytes,
         ethernet.u64(0) >> 16 == MACAddress.virtualRouter.bits, ethernet.u16(Ethernet.type) == Ethernet.ipv4,
         frame.virtio.gso == VirtioNetHeader.gsoNone,
-        read(&fast[index], ethernet.advanced(Ethernet.bytes), frame.length &- Ethernet.bytes, vrf)
+        read(&fast[index], ethernet.advanced(Ethernet.bytes), frame.length &- Ethernet.bytes, vrf, seeds)
       else { break }
       fast[index].frameBytes = frame.length
       fast[index].needsChecksum = frame.virtio.flags & VirtioNetHeader.needsChecksum != 0
       if fast[index].needsChecksum {
-        let place = fast[index].key.proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum
+        let place = fast[index].proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum
         guard frame.virtio.checksumStart == UInt16(Ethernet.bytes &+ IPv4.minimumBytes),
           frame.virtio.checksumOffset == UInt16(truncatingIfNeeded: place)
         else { break }
@@ -84,50 +92,40 @@ extension PacketPath {
 
   /// An IPv4 packet of TCP or UDP, whole and without options; TCP with nothing but ACK and PSH.
   @inline(__always)
-  private func read(_ packet: inout FastPacket, _ ip: Bytes, _ available: Int, _ vrf: UInt32) -> Bool {
-    let length = Int(ip.u16(2))
-    let transport = ip.advanced(IPv4.minimumBytes)
-    let proto = ip.u8(9)
+  private func read(
+    _ packet: inout FastPacket, _ ip: Bytes, _ available: Int, _ vrf: UInt32, _ seeds: FlowSeeds
+  ) -> Bool {
+    let header = PlainHeader(ip)
+    let length = header.length
     let segment = length &- IPv4.minimumBytes
-    guard ip.u8(0) == 0x45, length <= available, segment >= UDP.bytes,
-      ip.u16(6) & (IPv4.moreFragments | IPv4.offsetMask) == 0, ip.u8(8) > 1,
-      Checksum.holds(Self.headerSum(ip))
-    else { return false }
-    if proto == IPProtocol.udp {
+    guard header.isPlain, length <= available, segment >= UDP.bytes, header.lives, header.holds else { return false }
+    let proto = header.proto
+    let transport = ip.advanced(IPv4.minimumBytes)
+    if proto == UInt64(IPProtocol.udp) {
       let claimed = Int(transport.u16(4))
       guard claimed >= UDP.bytes, claimed <= segment else { return false }
-      packet.tcpFlags = 0
     } else {
-      guard proto == IPProtocol.tcp, segment >= TCP.minimumBytes else { return false }
-      let header = TCP.headerBytes(transport)
-      packet.tcpFlags = transport.u8(13)
-      guard header >= TCP.minimumBytes, header <= segment, packet.tcpFlags & ~TCP.psh == TCP.ack else { return false }
+      guard proto == UInt64(IPProtocol.tcp), segment >= TCP.minimumBytes else { return false }
+      let bytes = TCP.headerBytes(transport)
+      guard bytes >= TCP.minimumBytes, bytes <= segment, transport.u8(13) & ~TCP.psh == TCP.ack else { return false }
     }
     packet.ip = ip
     packet.ipBytes = length
-    packet.trafficClass = ip.u8(1)
-    packet.key = FlowKey(
-      vrf: vrf, source: IPAddress(v4: ip.u32(12)), destination: IPAddress(v4: ip.u32(16)), proto: proto,
-      sourcePort: transport.u16(0), destinationPort: transport.u16(2))
-    packet.hash = packet.key.hash(seed: seed)
+    packet.trafficClass = header.trafficClass
+    packet.addresses = header.addresses
+    packet.transport = UInt64(transport.u32(0)) << 32 | proto << 24 | UInt64(vrf)
+    packet.hash = FlowKey.hash(addresses: packet.addresses, transport: packet.transport, seeds)
     flows.prefetch(packet.hash)
     return true
-  }
-
-  /// The sum of a header of 20 bytes.
-  @inline(__always) private static func headerSum(_ ip: Bytes) -> UInt64 {
-    let a = ip.u64(0)
-    let b = ip.u64(8)
-    // In host order, which sums as well; `holds` only asks whether all bits are set.
-    return (a >> 32) &+ (a & 0xFFFF_FFFF) &+ (b >> 32) &+ (b & 0xFFFF_FFFF) &+ UInt64(ip.u32(16))
   }
 
   /// Frames from the fabric up to the first that is not simple: over IPv4, with no UDP checksum, a VNI or label of a VRF,
   /// a routed packet inside. TCP goes the other way, where segments are merged.
   private mutating func openFast(_ frames: RxFrames, _ interface: EntryReference<InterfaceEntry>) -> Int {
     let fast = fast
-    let own = interface.entry.address0
-    guard own.isV4, interface.entry.addressCount > 0 else { return 0 }
+    let seeds = FlowSeeds(seed)
+    guard interface.entry.address0.isV4, interface.entry.addressCount > 0 else { return 0 }
+    let own = interface.entry.address0.v4
     let outerBytes = Ethernet.bytes &+ IPv4.minimumBytes &+ UDP.bytes
     var index = 0
     while index < frames.count {
@@ -138,13 +136,14 @@ extension PacketPath {
         frame.virtio.gso == VirtioNetHeader.gsoNone, frame.virtio.flags & VirtioNetHeader.needsChecksum == 0
       else { break }
       let ip = ethernet.advanced(Ethernet.bytes)
-      let length = Int(ip.u16(2))
+      let header = PlainHeader(ip)
+      let length = header.length
       let udp = ip.advanced(IPv4.minimumBytes)
-      guard ip.u8(0) == 0x45, length <= frame.length &- Ethernet.bytes, ip.u8(9) == IPProtocol.udp,
-        ip.u16(6) & (IPv4.moreFragments | IPv4.offsetMask) == 0, ip.u32(16) == own.v4,
-        Checksum.holds(Self.headerSum(ip)), udp.u32(4) == UInt32(truncatingIfNeeded: length &- IPv4.minimumBytes) << 16,
+      guard header.isPlain, length <= frame.length &- Ethernet.bytes, header.proto == UInt64(IPProtocol.udp),
+        UInt32(truncatingIfNeeded: header.addresses) == own, header.holds,
+        udp.u32(4) == UInt32(truncatingIfNeeded: length &- IPv4.minimumBytes) << 16,
         // Neither congestion nor ECT(1) outside: the inner field stays (RFC 6040).
-        ip.u8(1) & ECN.ect1 == 0
+        header.trafficClass & ECN.ect1 == 0
       else { break }
       let tunnel = udp.advanced(UDP.bytes)
       var left = length &- IPv4.minimumBytes &- UDP.bytes
@@ -168,7 +167,7 @@ extension PacketPath {
         number = tables.labels[entry >> 12]
       }
       guard number != 0, let nexthop = tables.nexthop(number &- 1), nexthop.entry.kind == .vrfTranslate,
-        inner.u8(9) == IPProtocol.udp, read(&fast[index], inner, left, nexthop.entry.vrf)
+        inner.u8(9) == IPProtocol.udp, read(&fast[index], inner, left, nexthop.entry.vrf, seeds)
       else { break }
       fast[index].frameBytes = frame.length
       fast[index].needsChecksum = false
@@ -183,29 +182,33 @@ extension PacketPath {
   @inline(__always)
   private mutating func send(_ index: Int, _ isFromFabric: Bool, _ generation: UInt32, _ now: UInt64) -> Bool {
     let fast = fast
-    let flow = flows.find(fast[index].key, hash: fast[index].hash)
+    let flow = flows.find(
+      addresses: fast[index].addresses, transport: fast[index].transport, hash: fast[index].hash,
+      candidate: fast[index].candidate)
     guard flow != FlowTable.none else { return false }
     let number = flows[flow].mark
     guard flows[flow].policyGeneration == generation, number != 0,
-      flows[flow].flags.isDisjoint(with: [.denied, .nat, .mirrored, .staged]),
-      flows.isSteady(flow, tcpFlags: fast[index].tcpFlags)
+      flows[flow].flags.intersection([.denied, .nat, .mirrored, .staged, .steady]) == .steady
     else { return false }
     let path = tables.paths[number]
     guard let nexthop = tables.nexthop(path.nexthop), let interface = tables.interface(nexthop.entry.interface),
       interface.entry.isPlain
     else { return false }
-    switch nexthop.entry.kind {
-    case .encap:
-      guard fast[index].ipBytes <= Int(interface.entry.mtu), tx.hasRoom(pieces: 2, bytes: 64) else { return false }
+    let ip = fast[index].ip
+    let bytes = fast[index].ipBytes
+    switch nexthop.entry.short {
+    case .deliver:
+      guard bytes <= Int(interface.entry.mtu) else { return false }
+      IPv4.decrementTTL(ip)
       deliverFast(index, nexthop, interface)
     case .vxlan, .mplsOverUDP:
-      guard !isFromFabric, nexthop.entry.underlayIsV4, nexthop.entry.isResolved, !nexthop.entry.fragments,
-        fast[index].ipBytes <= Int(nexthop.entry.mtu), tx.hasRoom(pieces: 2, bytes: 128)
-      else { return false }
+      guard !isFromFabric, bytes <= Int(nexthop.entry.mtu) else { return false }
+      IPv4.decrementTTL(ip)
+      if fast[index].needsChecksum { finishChecksum(ip, bytes, fast[index].proto) }
       encapsulateFast(index, path.label, nexthop)
-    default: return false
+    case .none: return false
     }
-    flows.count(flow, bytes: fast[index].ipBytes, packets: 1, nexthop: path.nexthop, now: now)
+    flows.count(flow, bytes: bytes, packets: 1, nexthop: path.nexthop, now: now)
     return true
   }
 
@@ -214,74 +217,100 @@ extension PacketPath {
     _ index: Int, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
     let fast = fast
-    IPv4.decrementTTL(fast[index].ip)
-    var virtio = VirtioNetHeader()
+    let head = tx.headers(VirtioNetHeader.bytes &+ Ethernet.bytes)
     if fast[index].needsChecksum {
+      var virtio = VirtioNetHeader()
       if interface.entry.takesVirtio {
         virtio.flags = VirtioNetHeader.needsChecksum
         virtio.checksumStart = UInt16(Ethernet.bytes &+ IPv4.minimumBytes)
-        virtio.checksumOffset = UInt16(fast[index].key.proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum)
+        virtio.checksumOffset = UInt16(fast[index].proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum)
       } else {
-        finishChecksum(fast[index])
+        finishChecksum(fast[index].ip, fast[index].ipBytes, fast[index].proto)
       }
+      virtio.write(head)
+    } else {
+      VirtioNetHeader().write(head)
     }
-    let mark = tx.pieceMark
-    let head = tx.headers(VirtioNetHeader.bytes &+ Ethernet.bytes)
-    virtio.write(head)
-    Ethernet.write(
-      head.advanced(VirtioNetHeader.bytes), destination: nexthop.entry.destinationMAC,
-      source: MACAddress.virtualRouter.bits,
-      type: Ethernet.ipv4)
-    tx.piece(head, count: VirtioNetHeader.bytes &+ Ethernet.bytes)
-    tx.piece(fast[index].ip, count: fast[index].ipBytes)
-    tx.finish(from: mark, length: Ethernet.bytes &+ fast[index].ipBytes, interface: nexthop.entry.interface)
+    // 16 bytes: the header and two more, which nobody sends.
+    nexthop.entry.writeEthernet(head.advanced(VirtioNetHeader.bytes))
+    tx.send(
+      head, VirtioNetHeader.bytes &+ Ethernet.bytes, fast[index].ip, fast[index].ipBytes,
+      interface: nexthop.entry.interface)
   }
 
   @inline(__always)
-  private mutating func encapsulateFast(
-    _ index: Int, _ label: UInt32, _ nexthop: EntryReference<NexthopEntry>
-  ) {
+  private mutating func encapsulateFast(_ index: Int, _ label: UInt32, _ nexthop: EntryReference<NexthopEntry>) {
     let fast = fast
-    IPv4.decrementTTL(fast[index].ip)
-    if fast[index].needsChecksum { finishChecksum(fast[index]) }
+    let bytes = fast[index].ipBytes
     let outerBytes = Ethernet.bytes &+ IPv4.minimumBytes &+ UDP.bytes
-    let mark = tx.pieceMark
     let head = tx.headers(VirtioNetHeader.bytes &+ 64)
     VirtioNetHeader().write(head)
     let outer = head.advanced(VirtioNetHeader.bytes)
     // 64 bytes: with VXLAN all headers up to the packet, but for what is this packet's own.
     nexthop.entry.writeOuter(outer)
     var shim = MPLS.bytes
-    if nexthop.entry.kind == .vxlan {
+    if nexthop.entry.short == .vxlan {
       shim = VXLAN.bytes &+ Ethernet.bytes
       outer.set32(outerBytes &+ 4, label << 8)
     } else {
       MPLS.write(outer.advanced(outerBytes), label: label, ttl: 64)
     }
-    let length = UDP.bytes &+ shim &+ fast[index].ipBytes
+    let length = UDP.bytes &+ shim &+ bytes
     let total = UInt16(truncatingIfNeeded: IPv4.minimumBytes &+ length)
+    let trafficClass = fast[index].trafficClass
     let ip = outer.advanced(Ethernet.bytes)
-    ip.set8(1, fast[index].trafficClass)
+    ip.set8(1, trafficClass)
     ip.set16(2, total)
     ip.set16(
       10,
       Checksum.finish(
-        short: nexthop.entry.outerSum &+ Checksum.addend(total) &+ Checksum.addend(UInt16(fast[index].trafficClass))))
+        short: nexthop.entry.outerSum &+ Checksum.addend(total) &+ Checksum.addend(UInt16(trafficClass))))
     let udp = ip.advanced(IPv4.minimumBytes)
-    udp.set16(0, 0xC000 | UInt16(truncatingIfNeeded: fast[index].hash >> 32 & 0x3FFF))
+    udp.set16(0, 0xC000 | UInt16(truncatingIfNeeded: fast[index].hash >> 32))
     udp.set16(4, UInt16(truncatingIfNeeded: length))
-    tx.piece(head, count: VirtioNetHeader.bytes &+ outerBytes &+ shim)
-    tx.piece(fast[index].ip, count: fast[index].ipBytes)
-    tx.finish(
-      from: mark, length: outerBytes &+ shim &+ fast[index].ipBytes, interface: nexthop.entry.interface)
+    tx.send(
+      head, VirtioNetHeader.bytes &+ outerBytes &+ shim, fast[index].ip, bytes, interface: nexthop.entry.interface)
   }
 
   /// As the general way does it.
-  private func finishChecksum(_ packet: FastPacket) {
-    let isTCP = packet.key.proto == IPProtocol.tcp
-    let value = Checksum.finish(
-      packet.ip.sum(IPv4.minimumBytes, count: packet.ipBytes &- IPv4.minimumBytes))
-    packet.ip.set16(
-      IPv4.minimumBytes &+ (isTCP ? TCP.checksum : UDP.checksum), value == 0 && !isTCP ? 0xFFFF : value)
+  @inline(never)
+  private func finishChecksum(_ ip: Bytes, _ bytes: Int, _ proto: UInt8) {
+    let isTCP = proto == IPProtocol.tcp
+    let value = Checksum.finish(ip.sum(IPv4.minimumBytes, count: bytes &- IPv4.minimumBytes))
+    ip.set16(IPv4.minimumBytes &+ (isTCP ? TCP.checksum : UDP.checksum), value == 0 && !isTCP ? 0xFFFF : value)
+  }
+}
+
+/// The 20 bytes of an IPv4 header without options, in registers.
+private struct PlainHeader {
+  // Network order: version, TOS, length, identification, fragment; TTL, protocol, checksum, source; destination.
+  private let first: UInt64
+  private let second: UInt64
+  private let third: UInt64
+
+  @inline(__always) init(_ ip: Bytes) {
+    first = ip.u64(0)
+    second = ip.u64(8)
+    third = UInt64(ip.u32(16))
+  }
+
+  /// Version 4, no options, no fragment.
+  @inline(__always) var isPlain: Bool { first & 0xFF00_0000_0000_3FFF == 0x4500_0000_0000_0000 }
+  @inline(__always) var length: Int { Int(truncatingIfNeeded: first >> 32 & 0xFFFF) }
+  @inline(__always) var trafficClass: UInt8 { UInt8(truncatingIfNeeded: first >> 48) }
+  /// The TTL is not used up.
+  @inline(__always) var lives: Bool { second >> 57 != 0 }
+  @inline(__always) var proto: UInt64 { second >> 48 & 0xFF }
+  /// `FlowKey.addresses`.
+  @inline(__always) var addresses: UInt64 { second << 32 | third }
+
+  /// The checksum is right. One's complement sums, a word and its rotation at a time: the carry out of the lower half is
+  /// that of the whole.
+  @inline(__always) var holds: Bool {
+    let (a, carryA) = first.addingReportingOverflow(second)
+    let (b, carryB) = (a &+ (carryA ? 1 : 0)).addingReportingOverflow(third)
+    let sum = b &+ (carryB ? 1 : 0)
+    let half = UInt32(truncatingIfNeeded: (sum &+ (sum << 32 | sum >> 32)) >> 32)
+    return (half &+ (half << 16 | half >> 16)) >> 16 == 0xFFFF
   }
 }

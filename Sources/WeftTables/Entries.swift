@@ -65,9 +65,21 @@ import WeftWire
   case ecmp
 }
 
+/// What can be done to a simple packet without looking any further.
+@frozen public enum ShortWay: UInt8, Sendable {
+  case none
+  /// encap.
+  case deliver
+  /// VXLAN over IPv4, resolved, outer packets not to be fragmented.
+  case vxlan
+  /// MPLS-over-UDP, the same.
+  case mplsOverUDP
+}
+
 /// What the packet path knows of a nexthop. Never changed once published.
 @frozen public struct NexthopEntry: Sendable {
   public var kind: NexthopKind
+  public var short = ShortWay.none
   /// Tunnels: the underlay is IPv4.
   public var underlayIsV4: Bool
   /// Tunnels: the underlay neighbour's MAC is known.
@@ -79,6 +91,7 @@ import WeftWire
   /// encap: the Ethernet destination; VXLAN: the inner Ethernet destination of routed packets.
   public var destinationMAC: UInt64
   /// Tunnels: outer Ethernet, IP and UDP headers with everything that is the same for each packet, `outerBytes` long.
+  /// encap: the Ethernet header of a routed IPv4 packet.
   public var outer: InlineArray<64, UInt8>
   public var outerBytes: Int
   /// Tunnels over IPv4: the header's sum with total length, TOS and checksum zero. Over IPv6: `pseudoHeaderSum`.
@@ -163,6 +176,32 @@ import WeftWire
       }
     }
     for index in 0..<64 { outer[index] = header[index] }
+    if underlayIsV4, isResolved, !fragments {
+      if kind == .vxlan { short = .vxlan }
+      if kind == .mplsOverUDP { short = .mplsOverUDP }
+    }
+  }
+
+  /// Out of a local interface; routed packets get this Ethernet destination.
+  public init(encapTo interface: UInt32, destinationMAC: UInt64) {
+    self.init(kind: .encap)
+    self.interface = interface
+    self.destinationMAC = destinationMAC
+    short = .deliver
+    var header = [UInt8](repeating: 0, count: 64)
+    unsafe header.withUnsafeMutableBytes { buffer in
+      Ethernet.write(
+        unsafe Bytes(buffer.baseAddress!), destination: destinationMAC, source: MACAddress.virtualRouter.bits,
+        type: Ethernet.ipv4)
+    }
+    for index in 0..<64 { outer[index] = header[index] }
+  }
+
+  /// encap: copies the Ethernet header of a routed IPv4 packet, and two bytes more, to `at`.
+  @inlinable @inline(__always) public func writeEthernet(_ at: Bytes) {
+    unsafe withUnsafePointer(to: outer) { outer in
+      unsafe at.pointer.copyMemory(from: outer, byteCount: 16)
+    }
   }
 
   /// Copies the outer headers to `at`.

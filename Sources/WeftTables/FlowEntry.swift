@@ -26,6 +26,9 @@ import WeftWire
   static var listed: FlowFlags { FlowFlags(rawValue: 1024) }
   /// Its packets need more than forwarding and translation: they take all stages.
   @inlinable public static var staged: FlowFlags { FlowFlags(rawValue: 2048) }
+  /// Of one direction: its next packet, if it is a TCP segment with nothing but ACK and PSH or not TCP, changes nothing
+  /// but counters.
+  @inlinable public static var steady: FlowFlags { FlowFlags(rawValue: 4096) }
 
   /// What `FlowTable.setPolicy` sets.
   static var ofPolicy: FlowFlags { [.denied, .rejected, .mirrored, .logged, .staged] }
@@ -100,49 +103,57 @@ public struct FlowTimeouts: Equatable, Sendable {
   }
 }
 
-/// One direction of a flow. 128 bytes, two cache lines: what a packet's lookup reads, then what it writes.
+/// One direction of a flow. 128 bytes, two cache lines: the first has all that a packet of IPv4 reads and writes, the
+/// second the addresses of IPv6 and what is asked for less often.
 @frozen public struct FlowEntry: Sendable {
-  public var key: FlowKey
-  /// The other direction's entry; `FlowTable.none` when source and destination are one.
-  public var reverse: UInt32
+  /// `FlowKey.addresses` and `FlowKey.transport`.
+  @usableFromInline var addresses: UInt64
+  @usableFromInline var transport: UInt64
+  /// The policy's generation in which the flow was judged last.
+  public var policyGeneration: UInt32
+  /// The number of the path that this direction's routed packets take, as long as `policyGeneration` is current; 0 where
+  /// it is to be looked up.
+  public var mark: UInt32
   public var flags: FlowFlags
   @usableFromInline var tcp: UInt8
   /// That of the forward entry counts.
   var timeout: FlowTimeout
+  /// The member of an ECMP nexthop that was chosen for this direction.
+  public var ecmpMember: UInt16
+  var wheelSlot: UInt16
+  /// The other direction's entry; `FlowTable.none` when source and destination are one.
+  public var reverse: UInt32
   /// Where its last packet went.
   public var nexthop: UInt32
-  /// The policy's generation in which the flow was judged last.
-  public var policyGeneration: UInt32
-
   public var packets: UInt64
   /// Bytes of IP packet.
   public var bytes: UInt64
   /// CLOCK_MONOTONIC, ns.
   public var lastSeen: UInt64
+
+  @usableFromInline var source: IPAddress
+  @usableFromInline var destination: IPAddress
   /// CLOCK_MONOTONIC, ns.
   public var created: UInt64
   /// The rule that judged the flow.
   public var policyRule: UInt32
   /// What translation holds for the flow (a port of a pool, a service's backend); `FlowTable.noReference` for nothing.
   public var reference: UInt32
-  /// The member of an ECMP nexthop that was chosen for this direction.
-  public var ecmpMember: UInt16
   // The rest links forward entries.
-  var wheelSlot: UInt16
   var wheelNext: UInt32
   var wheelPrevious: UInt32
   var listNext: UInt32
   var listPrevious: UInt32
-  /// The number of the path that this direction's routed packets take, as long as `policyGeneration` is current; 0 where
-  /// it is to be looked up.
-  public var mark: UInt32
 
   /// An entry of a flow that has just begun.
   @inline(__always) init(
     key: FlowKey, flags: FlowFlags, tcp: TCPState, timeout: FlowTimeout, policyRule: UInt32, policyGeneration: UInt32,
     reference: UInt32, ecmpMember: UInt16, now: UInt64
   ) {
-    self.key = key
+    addresses = key.addresses
+    transport = key.transport
+    source = key.source
+    destination = key.destination
     self.flags = flags
     self.tcp = tcp.rawValue
     self.timeout = timeout
@@ -164,8 +175,18 @@ public struct FlowTimeouts: Equatable, Sendable {
     mark = 0
   }
 
+  @inlinable public var key: FlowKey {
+    var key = FlowKey(addresses: addresses, transport: transport)
+    if key.isV6 { (key.source, key.destination) = (source, destination) }
+    return key
+  }
   @inlinable public var isForward: Bool { flags.contains(.forward) }
   public var tcpState: TCPState { TCPState(rawValue: tcp) ?? .none }
+
+  @inlinable @inline(__always) func has(_ key: FlowKey, _ addresses: UInt64) -> Bool {
+    self.addresses == addresses && transport == key.transport
+      && (!key.isV6 || source == key.source && destination == key.destination)
+  }
 }
 
 /// Why a flow's entries went.

@@ -102,30 +102,51 @@ import WeftWire
   /// For all packets of a batch, some time after `prefetch`: the entry comes into the cache. With a million flows this
   /// is worth more than it costs.
   @inlinable @inline(__always) public func prefetchEntry(_ hash: UInt64) {
+    let index = candidate(hash)
+    guard index != Self.none else { return }
+    unsafe weft_prefetch(UnsafeRawPointer(entries + Int(index)) + 64)
+  }
+
+  /// The entry that a key with this hash probably has, on its way into the cache: its first line, all that is needed for
+  /// IPv4. `none` for not known.
+  @inlinable @inline(__always) public func candidate(_ hash: UInt64) -> UInt32 {
     let bucket = unsafe bucket(hash)
     let matches = unsafe weft_match_tags(bucket, Self.tag(hash))
-    guard matches != 0 else { return }
+    guard matches != 0 else { return Self.none }
     let place = matches.trailingZeroBitCount >> 1
-    let entry = unsafe entries + Int(bucket.load(fromByteOffset: 16 &+ place &* 4, as: UInt32.self))
-    unsafe weft_prefetch(entry)
-    unsafe weft_prefetch_write(UnsafeRawPointer(entry) + 64)
+    let index = unsafe bucket.load(fromByteOffset: 16 &+ place &* 4, as: UInt32.self)
+    unsafe weft_prefetch_write(entries + Int(index))
+    return index
   }
+
+  /// The entry of an IPv4 key given as its two words, where `candidate` has been asked before; `none` if there is none.
+  @inlinable @inline(__always)
+  public func find(addresses: UInt64, transport: UInt64, hash: UInt64, candidate: UInt32) -> UInt32 {
+    if candidate != Self.none {
+      let entry = unsafe entries + Int(candidate)
+      if unsafe entry.pointee.addresses == addresses && entry.pointee.transport == transport { return candidate }
+    }
+    return findAnew(FlowKey(addresses: addresses, transport: transport), hash)
+  }
+
+  @usableFromInline @inline(never) func findAnew(_ key: FlowKey, _ hash: UInt64) -> UInt32 { find(key, hash: hash) }
 
   /// The entry of a key; `none` if there is none.
   @inlinable @inline(__always) public func find(_ key: FlowKey, hash: UInt64) -> UInt32 {
     let tag = Self.tag(hash)
-    let first = unsafe find(key, tag, bucket(hash))
+    let addresses = key.addresses
+    let first = unsafe find(key, addresses, tag, bucket(hash))
     if first != Self.none { return first }
-    return unsafe find(key, tag, bucket(Self.other(hash)))
+    return unsafe find(key, addresses, tag, bucket(Self.other(hash)))
   }
 
   @inlinable @inline(__always)
-  func find(_ key: FlowKey, _ tag: UInt16, _ bucket: UnsafeMutableRawPointer) -> UInt32 {
+  func find(_ key: FlowKey, _ addresses: UInt64, _ tag: UInt16, _ bucket: UnsafeMutableRawPointer) -> UInt32 {
     var matches = unsafe weft_match_tags(bucket, tag)
     while matches != 0 {
       let place = matches.trailingZeroBitCount >> 1
       let index = unsafe bucket.load(fromByteOffset: 16 &+ place &* 4, as: UInt32.self)
-      if unsafe entries[Int(index)].key.equals(key) { return index }
+      if unsafe entries[Int(index)].has(key, addresses) { return index }
       matches &= ~(3 << UInt32(truncatingIfNeeded: place &* 2))
     }
     return Self.none
@@ -150,14 +171,6 @@ import WeftWire
     return change(index, next, now)
   }
 
-  /// True when a packet would change nothing of the flow but its counters: `track` need not be asked.
-  @inlinable @inline(__always) public func isSteady(_ index: UInt32, tcpFlags: UInt8) -> Bool {
-    let flags = unsafe entries[Int(index)].flags.rawValue
-    let state = unsafe entries[Int(index)].tcp
-    return transitions.next(state, tcpFlags, flags) == state
-      && flags & (FlowFlags.forward.rawValue | FlowFlags.replied.rawValue) != 0
-  }
-
   /// Counts a packet of `bytes` that went to `nexthop`.
   @inlinable @inline(__always) public func count(
     _ index: UInt32, bytes: Int, packets: Int, nexthop: UInt32, now: UInt64
@@ -166,8 +179,7 @@ import WeftWire
     unsafe entry.pointee.packets &+= UInt64(truncatingIfNeeded: packets)
     unsafe entry.pointee.bytes &+= UInt64(truncatingIfNeeded: bytes)
     unsafe entry.pointee.lastSeen = now
-    // The first line stays clean.
-    if unsafe entry.pointee.nexthop != nexthop { unsafe entry.pointee.nexthop = nexthop }
+    unsafe entry.pointee.nexthop = nexthop
   }
 
   // MARK: for each flow
@@ -194,7 +206,7 @@ import WeftWire
       timeout
       ?? (flags.contains(.denied)
         ? .denied : tcpState == .none ? FlowTimeout.first(proto: key.proto) : tcpState.timeout)
-    var shared = flags.subtracting([.forward, .listed, .established, .replied, .dying]).union(.inUse)
+    var shared = flags.subtracting([.forward, .listed, .established, .replied, .dying, .steady]).union(.inUse)
     if back != key.reversed { shared.insert(.nat) }
     if tcpState.isDying { shared.insert(.dying) }
     let forward = place(hash, now)
@@ -220,6 +232,7 @@ import WeftWire
       unsafe entries[Int(forward)].reverse = reverse
       unsafe entries[Int(reverse)].reverse = forward
     }
+    settle(forward)
     list(forward)
     wheel.arm(forward, deadline: Self.after(now, limits[timeout]), now: now)
     return .made(forward)
@@ -319,6 +332,18 @@ import WeftWire
     if reverse != Self.none { unsafe body(&entries[Int(reverse)]) }
   }
 
+  /// After a change of state or of `replied`: which directions are `steady`.
+  func settle(_ forward: UInt32) {
+    let transitions = transitions
+    both(forward) { entry in
+      let flags = entry.flags.rawValue
+      let isSteady =
+        transitions.next(entry.tcp, TCP.ack, flags) == entry.tcp
+        && flags & (FlowFlags.forward.rawValue | FlowFlags.replied.rawValue) != 0
+      if isSteady { entry.flags.insert(.steady) } else { entry.flags.remove(.steady) }
+    }
+  }
+
   private func lastSeen(_ forward: UInt32) -> UInt64 {
     let reverse = unsafe entries[Int(forward)].reverse
     let own = unsafe entries[Int(forward)].lastSeen
@@ -366,7 +391,7 @@ import WeftWire
       forward: entry.key, reverse: back.key, forwardPackets: entry.packets, forwardBytes: entry.bytes,
       reversePackets: isSingle ? 0 : back.packets, reverseBytes: isSingle ? 0 : back.bytes, created: entry.created,
       lastSeen: max(entry.lastSeen, back.lastSeen), ended: now, policyRule: entry.policyRule,
-      reference: entry.reference, flags: entry.flags.subtracting(.listed), tcpState: entry.tcpState, reason: reason)
+      reference: entry.reference, flags: entry.flags.subtracting([.listed, .steady]), tcpState: entry.tcpState, reason: reason)
   }
 
   private mutating func record(_ forward: UInt32, _ reason: FlowEndReason, _ now: UInt64) -> Bool {

@@ -112,6 +112,8 @@ extension FlowTable {
         guard unsafe bucket.load(fromByteOffset: 16 + place * 4, as: UInt32.self) == index else { continue }
         unsafe bucket.storeBytes(of: 0, toByteOffset: place * 2, as: UInt16.self)
         unsafe entries[Int(index)].flags = []
+        // No packet's: what a batch has found out before finds nothing here.
+        unsafe entries[Int(index)].transport = 0
         unsafe entries[Int(index)].reverse = freeHead
         freeHead = index
         count -= 1

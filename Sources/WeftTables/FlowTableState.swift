@@ -9,6 +9,7 @@ extension FlowTable {
     let flags = unsafe entries[Int(forward)].flags
     guard !flags.contains(.replied), !flags.contains(.denied) else { return }
     set(forward, .replied)
+    settle(forward)
     guard unsafe entries[Int(forward)].tcp == TCPState.none.rawValue else { return }
     establish(forward)
     if unsafe entries[Int(forward)].timeout == .udp { setTimeout(forward, .udpStream, now) }
@@ -51,6 +52,7 @@ extension FlowTable {
     guard state != old else { return true }
     if old.isDying, !state.isDying { renew(forward, now) }
     both(forward) { $0.tcp = next }
+    settle(forward)
     if state.isDying {
       set(forward, .dying)
       clear(forward, .established)
@@ -90,6 +92,7 @@ extension FlowTable {
     }
     // The next reply establishes it again.
     clear(forward, .replied)
+    settle(forward)
     if state.isEstablished { establish(forward) }
     setTimeout(forward, state == .none ? FlowTimeout.first(proto: proto) : state.timeout, now)
   }

@@ -10,7 +10,7 @@ import WeftWire
   public let roots: DirectTableReader
   public let routes: PrefixTreesReader
   public let paths: PathTableReader
-  let routeGeneration: DirectTableReader
+  @usableFromInline let routeGeneration: DirectTableReader
   public let labels: DirectTableReader
   public let vnis: DirectTableReader
   public let bridge: BridgeTableReader
@@ -31,7 +31,7 @@ import WeftWire
 
   /// Changes with each change of routes, nexthops or policy: what was found out before may not hold. Read before it is
   /// found out.
-  public var generation: UInt32 { policy.generation &+ routeGeneration[0] }
+  @inlinable @inline(__always) public var generation: UInt32 { policy.generation &+ routeGeneration[0] }
 
   @inlinable @inline(__always) public func hasVRF(_ vrf: UInt32) -> Bool { roots[vrf &* 2] != 0 }
 

@@ -253,9 +253,7 @@ extension TableProgrammer {
     case .discard: entry = NexthopEntry(kind: .discard)
     case .receive: entry = NexthopEntry(kind: .receive)
     case .encap(let interface, let mac):
-      entry = NexthopEntry(kind: .encap)
-      entry.interface = interface
-      entry.destinationMAC = mac.bits
+      entry = NexthopEntry(encapTo: interface, destinationMAC: mac.bits)
       entry.mtu = interfaces[interface]?.value.configuration.mtu ?? 0
     case .tunnel(let tunnel):
       let fabric = interfaces[tunnel.interface]?.value.configuration

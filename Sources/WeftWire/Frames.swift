@@ -107,6 +107,12 @@ import CLinux
       && arenaUsed &+ bytes <= Self.arenaBytes
   }
 
+  /// Room for as many frames of `pieces` pieces and `bytes` of headers each is there.
+  @inlinable @inline(__always) public func hasRoom(frames: Int, pieces: Int, bytes: Int) -> Bool {
+    frameCount &+ frames <= Self.frameCapacity && pieceCount &+ frames &* pieces <= Self.pieceCapacity
+      && arenaUsed &+ frames &* bytes <= Self.arenaBytes
+  }
+
   /// Memory for headers; the caller asked `hasRoom`.
   @inlinable @inline(__always) public mutating func headers(_ bytes: Int) -> Bytes {
     let place = unsafe Bytes(arena + arenaUsed)
@@ -139,6 +145,16 @@ import CLinux
       unsafe frames[Int(tails[slot])].next = index
     }
     unsafe tails[slot] = index
+  }
+
+  /// A frame of two pieces, the headers made here (virtio-net first) and a packet as it was received.
+  @inlinable @inline(__always)
+  public mutating func send(_ head: Bytes, _ headBytes: Int, _ packet: Bytes, _ bytes: Int, interface: UInt32) {
+    let mark = pieceCount
+    unsafe pieces[mark] = iovec(iov_base: head.pointer, iov_len: headBytes)
+    unsafe pieces[mark &+ 1] = iovec(iov_base: packet.pointer, iov_len: bytes)
+    pieceCount = mark &+ 2
+    finish(from: mark, length: headBytes &- VirtioNetHeader.bytes &+ bytes, interface: interface)
   }
 
   // MARK: sending

@@ -22,9 +22,10 @@ public enum IPv4 {
   /// Lowers the TTL by one and mends the checksum.
   @inlinable @inline(__always) public static func decrementTTL(_ at: Bytes) {
     at.set8(8, at.u8(8) &- 1)
-    // RFC 1624, equation 3: the old word's complement and the new word are 0xFEFF together, whatever they are.
-    let sum = UInt32(~at.u16(10)) &+ 0xFEFF
-    at.set16(10, ~UInt16(truncatingIfNeeded: (sum & 0xFFFF) &+ (sum >> 16)))
+    // RFC 1624, equation 3, where the word that holds the TTL becomes 0x0100 less: the checksum becomes as much more, and
+    // is never the zero that has all bits set. In the machine's order, which sums as well.
+    let sum = UInt32(at.u16(10).bigEndian) &+ UInt32(UInt16(0x0100).bigEndian)
+    at.set16(10, UInt16(bigEndian: UInt16(truncatingIfNeeded: sum &+ (sum >= 0xFFFF ? 1 : 0))))
   }
 
   /// Puts the right checksum into a header of `bytes`.

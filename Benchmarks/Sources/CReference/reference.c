@@ -45,16 +45,20 @@ INLINE uint16_t updated(uint16_t checksum, uint16_t old, uint16_t new) {
   return (uint16_t)~s;
 }
 
-/// An IPv4 header's checksum is right. Nearly all headers have 20 bytes.
+/// An IPv4 header's checksum is right. Nearly all headers have 20 bytes: a word and its rotation at a time, the carry out
+/// of the lower half is that of the whole.
 INLINE int header_holds(const uint8_t *ip, int bytes) {
+  if (UNLIKELY(bytes > ip_bytes)) return fold(sum_words(ip, bytes, 0)) == 0xFFFF;
   uint64_t a, b;
   uint32_t c;
   memcpy(&a, ip, 8);
   memcpy(&b, ip + 8, 8);
   memcpy(&c, ip + 16, 4);
-  uint64_t sum = (a & 0xFFFFFFFF) + (a >> 32) + (b & 0xFFFFFFFF) + (b >> 32) + c;
-  if (UNLIKELY(bytes > ip_bytes)) sum = sum_words(ip + ip_bytes, bytes - ip_bytes, sum);
-  return fold(sum) == 0xFFFF;
+  unsigned long long carry, sum = __builtin_addcll(a, b, 0, &carry);
+  sum = __builtin_addcll(sum, c, carry, &carry);
+  sum += carry;
+  uint32_t half = (uint32_t)((sum + (sum << 32 | sum >> 32)) >> 32);
+  return (half + (half << 16 | half >> 16)) >> 16 == 0xFFFF;
 }
 static __attribute__((noinline)) int udp_holds(const uint8_t *ip, const uint8_t *udp, int length) {
   uint64_t sum = sum_words(ip + 12, 8, addend((uint16_t)length) + addend(17));
@@ -75,18 +79,19 @@ struct interface {
 
 struct path { uint32_t nexthop, label; };
 
-/// A flow's key as Weft keeps it: addresses of 128 bits (IPv4 mapped into IPv6), ports and protocol, VRF.
-struct key { uint64_t source_high, source_low, destination_high, destination_low, transport, vrf; };
+/// A flow's key as Weft keeps it for IPv4: source and destination, then ports, protocol and VRF, from the top.
+struct key { uint64_t addresses, transport; };
 
+/// What a packet reads and writes is in the first line.
 struct flow {
   struct key key;
-  uint32_t reverse, flags, nexthop;
   /// The routes' generation in which `path` was found.
   uint32_t generation;
-  uint64_t packets, bytes, created, last_seen;
   /// The number of the path that its packets take; 0 where it is to be looked up.
   uint32_t path;
-  uint32_t more[7];
+  uint32_t flags, more, reverse, nexthop;
+  uint64_t packets, bytes, last_seen;
+  uint64_t long_key[4], created, rest[3];
 };
 _Static_assert(sizeof(struct flow) == 128, "two cache lines");
 
@@ -106,7 +111,7 @@ struct packet {
   struct key key;
   uint64_t hash;
   struct path path;
-  uint32_t vrf, path_number;
+  uint32_t vrf, path_number, candidate;
   uint16_t available, ip_length;
   uint8_t link, has_path, traffic_class, outer_ecn;
 };
@@ -149,10 +154,9 @@ INLINE uint64_t multiply_fold(uint64_t a, uint64_t b) {
 }
 /// FlowKey.hash: the same bits, since outer source ports come from them.
 INLINE uint64_t hash_key(const struct key *k, uint64_t seed) {
-  uint64_t a = multiply_fold(k->source_high ^ k->vrf ^ seed ^ 0xA0761D6478BD642F, k->source_low ^ 0xE7037ED1A0B428DB);
-  uint64_t b = multiply_fold(
-      k->destination_high ^ (seed << 32 | seed >> 32) ^ 0x8EBC6AF09C88C6E3, k->destination_low ^ 0x589965CC75374CC3);
-  return multiply_fold(a ^ k->transport, b ^ seed ^ 0x1D8E4E27C47D124F);
+  uint64_t first = seed ^ 0xA0761D6478BD642F, second = (seed << 32 | seed >> 32) ^ 0xE7037ED1A0B428DB;
+  unsigned __int128 product = (unsigned __int128)(k->addresses ^ first) * (k->transport ^ second);
+  return multiply_fold((uint64_t)product ^ first, (uint64_t)(product >> 64) ^ second);
 }
 INLINE uint16_t tag_of(uint64_t hash) { uint16_t t = (uint16_t)(hash >> 48); return t ? t : 1; }
 INLINE uint64_t other(uint64_t hash) { return hash ^ ((uint64_t)tag_of(hash) * 0x5BD1E995 + 0x9E37); }
@@ -172,9 +176,7 @@ INLINE uint32_t match_tags(const struct bucket *b, uint16_t tag) {
 #endif
 }
 INLINE int same_key(const struct key *a, const struct key *b) {
-  return ((a->source_high ^ b->source_high) | (a->source_low ^ b->source_low)
-          | (a->destination_high ^ b->destination_high) | (a->destination_low ^ b->destination_low)
-          | (a->transport ^ b->transport) | (a->vrf ^ b->vrf)) == 0;
+  return a->addresses == b->addresses && a->transport == b->transport;
 }
 INLINE uint32_t find_in(struct reference *r, const struct key *k, uint16_t tag, const struct bucket *b) {
   uint32_t matches = match_tags(b, tag);
@@ -210,8 +212,8 @@ static uint32_t place_flow(struct reference *r, const struct key *k, uint64_t ha
 
 static __attribute__((noinline)) uint32_t insert(struct reference *r, const struct key *k, uint64_t hash, uint64_t now) {
   if (r->flows_used + 2 > r->flow_capacity) return none;
-  struct key back = {k->destination_high, k->destination_low, k->source_high, k->source_low,
-                     k->transport << 16 >> 48 << 48 | k->transport >> 48 << 32 | (k->transport & 0xFFFFFFFF), k->vrf};
+  struct key back = {k->addresses << 32 | k->addresses >> 32,
+                     k->transport << 16 >> 48 << 48 | k->transport >> 48 << 32 | (k->transport & 0xFFFFFFFF)};
   uint64_t back_hash = hash_key(&back, r->seed);
   if (find(r, &back, back_hash) != none) return none;
   uint32_t forward = place_flow(r, k, hash, 2, now);
@@ -337,8 +339,9 @@ INLINE int parse(struct reference *r, struct packet *p, const int is_fabric) {
       destination_port = get16(t + 2);
     }
   }
-  p->key = (struct key){0, 0xFFFF00000000ull | source, 0, 0xFFFF00000000ull | destination,
-                        (uint64_t)source_port << 48 | (uint64_t)destination_port << 32 | (uint64_t)proto << 24, p->vrf};
+  p->key = (struct key){
+      (uint64_t)source << 32 | destination,
+      (uint64_t)source_port << 48 | (uint64_t)destination_port << 32 | (uint64_t)proto << 24 | p->vrf};
   p->hash = hash_key(&p->key, r->seed);
   return 1;
 }
@@ -360,7 +363,7 @@ INLINE uint32_t longest_prefix(const struct reference *r, uint32_t root, uint32_
 INLINE int route(struct reference *r, struct packet *p, const int is_fabric) {
   if (!is_fabric || !p->has_path) {
     uint32_t root = LIKELY(p->vrf < r->vrf_count) ? __atomic_load_n(&r->roots[p->vrf], __ATOMIC_ACQUIRE) : 0;
-    uint32_t number = LIKELY(root && p->link == link_router) ? longest_prefix(r, root, (uint32_t)p->key.destination_low) : 0;
+    uint32_t number = LIKELY(root && p->link == link_router) ? longest_prefix(r, root, (uint32_t)p->key.addresses) : 0;
     if (UNLIKELY(number == 0)) return 0;
     p->path = r->paths[number];
     p->path_number = number;
@@ -373,20 +376,21 @@ INLINE int route(struct reference *r, struct packet *p, const int is_fabric) {
 }
 
 /// The entry that is probably the flow's comes into the cache while the next packets are looked at.
-INLINE void prefetch_flow(struct reference *r, const struct packet *p) {
+INLINE void prefetch_flow(struct reference *r, struct packet *p) {
   const struct bucket *b = bucket_of(r, p->hash);
   uint32_t matches = match_tags(b, tag_of(p->hash));
+  p->candidate = none;
   if (LIKELY(matches)) {
-    const struct flow *flow = &r->flows[b->entries[__builtin_ctz(matches) >> 1]];
-    __builtin_prefetch(flow, 0, 3);
-    __builtin_prefetch((const uint8_t *)flow + 64, 1, 3);
+    p->candidate = b->entries[__builtin_ctz(matches) >> 1];
+    __builtin_prefetch(&r->flows[p->candidate], 1, 3);
   }
 }
 
 /// The flow, made where there is none, and with it the way: the one that its last packet took, as long as no route has
 /// changed since. 0 to drop the packet.
 INLINE int track(struct reference *r, struct packet *p, uint64_t now, const int is_fabric) {
-  uint32_t index = find(r, &p->key, p->hash);
+  uint32_t index = p->candidate;
+  if (UNLIKELY(index == none || !same_key(&r->flows[index].key, &p->key))) index = find(r, &p->key, p->hash);
   uint32_t generation = __atomic_load_n(&r->generation, __ATOMIC_ACQUIRE);
   if (LIKELY(index != none && r->flows[index].path && r->flows[index].generation == generation)) {
     p->path = r->paths[r->flows[index].path];
@@ -435,9 +439,11 @@ INLINE int transmit(struct reference *r, const struct packet *p, const int is_fa
   if (p->link != link_other) {
     if (ip[8] <= 1) return 0;
     ip[8]--;
-    // RFC 1624, equation 3, with ~m + m' = 0xFEFF.
-    uint32_t sum = (uint32_t)(uint16_t)~get16(ip + 10) + 0xFEFF;
-    set16(ip + 10, (uint16_t)~((sum & 0xFFFF) + (sum >> 16)));
+    uint16_t checksum;
+    memcpy(&checksum, ip + 10, 2);
+    uint32_t sum = (uint32_t)checksum + __builtin_bswap16(0x0100);
+    checksum = (uint16_t)(sum + (sum >= 0xFFFF));
+    memcpy(ip + 10, &checksum, 2);
   }
   uint8_t *head = r->arena + r->arena_used, *at = head + virtio_bytes;
   memset(head, 0, virtio_bytes);
