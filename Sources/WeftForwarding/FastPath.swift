@@ -7,19 +7,17 @@ import WeftWire
 // do the frames behind it, so that no packet overtakes another. Both ways do the same to a packet that can go either
 // (`usesFastPath` is there to compare them).
 
-/// A packet that may go the short way. 64 bytes.
+/// A packet that may go the short way.
 @safe struct FastPacket {
   var ip: Bytes
   /// The flow's key (`FlowKey`).
   var addresses: UInt64
   var transport: UInt64
   var hash: UInt64
-  /// Bytes of frame as it was received, and of IP packet.
-  var frameBytes: Int
+  /// Bytes of IP packet.
   var ipBytes: Int
   /// The entry that its flow probably has.
   var candidate: UInt32
-  var trafficClass: UInt8
   /// The transport checksum is to be finished: its field holds the pseudo-header's sum.
   var needsChecksum: Bool
 
@@ -43,20 +41,22 @@ extension PacketPath {
   mutating func forwardFast(
     _ frames: RxFrames, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>, _ now: UInt64
   ) -> Int {
-    guard tx.hasRoom(frames: RxFrames.capacity, pieces: 2, bytes: 128) else { return 0 }
+    guard tx.hasRoom(frames: RxFrames.capacity, bytes: 128) else { return 0 }
     let isFromFabric = interface.entry.isFabric
     let count = isFromFabric ? openFast(frames, interface) : readFast(frames, interface)
     guard count > 0 else { return 0 }
     let generation = tables.generation
     let fast = fast
     for index in 0..<count { fast[index].candidate = flows.candidate(fast[index].hash) }
-    var bytes = 0
+    // In registers, as far as there are any.
+    var sent = tx
     var index = 0
-    while index < count, send(index, isFromFabric, generation, now) {
-      bytes &+= fast[index].frameBytes
-      index &+= 1
-    }
-    if index > 0 { counters.received(id, packets: index, bytes: bytes) }
+    while index < count, send(index, isFromFabric: isFromFabric, &sent, generation, now) { index &+= 1 }
+    tx = sent
+    guard index > 0 else { return 0 }
+    var bytes = 0
+    for done in 0..<index { bytes &+= frames[done].length }
+    counters.received(id, packets: index, bytes: bytes)
     return index
   }
 
@@ -77,12 +77,12 @@ extension PacketPath {
         frame.virtio.gso == VirtioNetHeader.gsoNone,
         read(&fast[index], ethernet.advanced(Ethernet.bytes), frame.length &- Ethernet.bytes, vrf, seeds)
       else { break }
-      fast[index].frameBytes = frame.length
-      fast[index].needsChecksum = frame.virtio.flags & VirtioNetHeader.needsChecksum != 0
-      if fast[index].needsChecksum {
+      let needsChecksum = frames[index].virtio.flags & VirtioNetHeader.needsChecksum != 0
+      fast[index].needsChecksum = needsChecksum
+      if needsChecksum {
         let place = fast[index].proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum
-        guard frame.virtio.checksumStart == UInt16(Ethernet.bytes &+ IPv4.minimumBytes),
-          frame.virtio.checksumOffset == UInt16(truncatingIfNeeded: place)
+        guard frames[index].virtio.checksumStart == UInt16(Ethernet.bytes &+ IPv4.minimumBytes),
+          frames[index].virtio.checksumOffset == UInt16(truncatingIfNeeded: place)
         else { break }
       }
       index &+= 1
@@ -98,7 +98,7 @@ extension PacketPath {
     let header = PlainHeader(ip)
     let length = header.length
     let segment = length &- IPv4.minimumBytes
-    guard header.isPlain, length <= available, segment >= UDP.bytes, header.lives, header.holds else { return false }
+    guard header.isPlain, length <= available, header.lives, header.holds else { return false }
     let proto = header.proto
     let transport = ip.advanced(IPv4.minimumBytes)
     if proto == UInt64(IPProtocol.udp) {
@@ -111,7 +111,6 @@ extension PacketPath {
     }
     packet.ip = ip
     packet.ipBytes = length
-    packet.trafficClass = header.trafficClass
     packet.addresses = header.addresses
     packet.transport = UInt64(transport.u32(0)) << 32 | proto << 24 | UInt64(vrf)
     packet.hash = FlowKey.hash(addresses: packet.addresses, transport: packet.transport, seeds)
@@ -169,7 +168,6 @@ extension PacketPath {
       guard number != 0, let nexthop = tables.nexthop(number &- 1), nexthop.entry.kind == .vrfTranslate,
         inner.u8(9) == IPProtocol.udp, read(&fast[index], inner, left, nexthop.entry.vrf, seeds)
       else { break }
-      fast[index].frameBytes = frame.length
       fast[index].needsChecksum = false
       index &+= 1
     }
@@ -180,15 +178,18 @@ extension PacketPath {
 
   /// Sends a packet whose flow knows everything about it. False: nothing has been done to it.
   @inline(__always)
-  private mutating func send(_ index: Int, _ isFromFabric: Bool, _ generation: UInt32, _ now: UInt64) -> Bool {
+  private mutating func send(
+    _ index: Int, isFromFabric: Bool, _ tx: inout TxFrames, _ generation: UInt32, _ now: UInt64
+  ) -> Bool {
     let fast = fast
     let flow = flows.find(
       addresses: fast[index].addresses, transport: fast[index].transport, hash: fast[index].hash,
       candidate: fast[index].candidate)
     guard flow != FlowTable.none else { return false }
     let number = flows[flow].mark
+    let flags = flows[flow].flags
     guard flows[flow].policyGeneration == generation, number != 0,
-      flows[flow].flags.intersection([.denied, .nat, .mirrored, .staged, .steady]) == .steady
+      flags.intersection([.denied, .mirrored, .staged, .steady]) == .steady
     else { return false }
     let path = tables.paths[number]
     guard let nexthop = tables.nexthop(path.nexthop), let interface = tables.interface(nexthop.entry.interface),
@@ -199,13 +200,15 @@ extension PacketPath {
     switch nexthop.entry.short {
     case .deliver:
       guard bytes <= Int(interface.entry.mtu) else { return false }
+      if flags.contains(.nat) { translateFast(index, flow) }
       IPv4.decrementTTL(ip)
-      deliverFast(index, nexthop, interface)
+      deliverFast(index, nexthop, interface, &tx)
     case .vxlan, .mplsOverUDP:
       guard !isFromFabric, bytes <= Int(nexthop.entry.mtu) else { return false }
+      if flags.contains(.nat) { translateFast(index, flow) }
       IPv4.decrementTTL(ip)
       if fast[index].needsChecksum { finishChecksum(ip, bytes, fast[index].proto) }
-      encapsulateFast(index, path.label, nexthop)
+      encapsulateFast(index, path.label, nexthop, &tx)
     case .none: return false
     }
     flows.count(flow, bytes: bytes, packets: 1, nexthop: path.nexthop, now: now)
@@ -213,8 +216,9 @@ extension PacketPath {
   }
 
   @inline(__always)
-  private mutating func deliverFast(
-    _ index: Int, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
+  private func deliverFast(
+    _ index: Int, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>,
+    _ tx: inout TxFrames
   ) {
     let fast = fast
     let head = tx.headers(VirtioNetHeader.bytes &+ Ethernet.bytes)
@@ -239,7 +243,9 @@ extension PacketPath {
   }
 
   @inline(__always)
-  private mutating func encapsulateFast(_ index: Int, _ label: UInt32, _ nexthop: EntryReference<NexthopEntry>) {
+  private func encapsulateFast(
+    _ index: Int, _ label: UInt32, _ nexthop: EntryReference<NexthopEntry>, _ tx: inout TxFrames
+  ) {
     let fast = fast
     let bytes = fast[index].ipBytes
     let outerBytes = Ethernet.bytes &+ IPv4.minimumBytes &+ UDP.bytes
@@ -255,21 +261,50 @@ extension PacketPath {
     } else {
       MPLS.write(outer.advanced(outerBytes), label: label, ttl: 64)
     }
-    let length = UDP.bytes &+ shim &+ bytes
-    let total = UInt16(truncatingIfNeeded: IPv4.minimumBytes &+ length)
-    let trafficClass = fast[index].trafficClass
+    let length = UInt64(truncatingIfNeeded: UDP.bytes &+ shim &+ bytes)
+    let total = length &+ UInt64(IPv4.minimumBytes)
+    let trafficClass = fast[index].ip.u8(1)
     let ip = outer.advanced(Ethernet.bytes)
-    ip.set8(1, trafficClass)
-    ip.set16(2, total)
-    ip.set16(
-      10,
-      Checksum.finish(
-        short: nexthop.entry.outerSum &+ Checksum.addend(total) &+ Checksum.addend(UInt16(trafficClass))))
-    let udp = ip.advanced(IPv4.minimumBytes)
-    udp.set16(0, 0xC000 | UInt16(truncatingIfNeeded: fast[index].hash >> 32))
-    udp.set16(4, UInt16(truncatingIfNeeded: length))
+    // Version, TOS, length, no identification, DF.
+    ip.set64(0, 0x4500_0000_0000_4000 | UInt64(trafficClass) << 48 | total << 32)
+    ip.set16(10, Checksum.finish(header: nexthop.entry.outerSum, length: total, trafficClass: trafficClass))
+    let ports = 0xC000_0000_0000_0000 | (fast[index].hash >> 32) << 48 | nexthop.entry.port
+    ip.set64(IPv4.minimumBytes, ports | length << 16)
     tx.send(
       head, VirtioNetHeader.bytes &+ outerBytes &+ shim, fast[index].ip, bytes, interface: nexthop.entry.interface)
+  }
+
+  /// Gives a packet its flow's other addresses and ports; checksums are updated (`Rewrite`, RFC 1624).
+  @inline(__always)
+  private func translateFast(_ index: Int, _ flow: UInt32) {
+    let rewrite = flows[flow].rewrite
+    let ip = fast[index].ip
+    ip.set16(10, Self.updated(ip.u16(10), rewrite.addressChange))
+    ip.set64(12, rewrite.addresses)
+    let transport = ip.advanced(IPv4.minimumBytes)
+    let isTCP = fast[index].proto == IPProtocol.tcp
+    let place = isTCP ? TCP.checksum : UDP.checksum
+    let checksum = transport.u16(place)
+    if fast[index].needsChecksum {
+      // Only the pseudo-header's part is in it: addresses, not ports.
+      transport.set16(place, Self.fold(UInt32(checksum) &+ rewrite.addressChange))
+    } else if isTCP {
+      transport.set16(place, Self.updated(checksum, rewrite.change))
+    } else if checksum != 0 {
+      // UDP's zero would say that there is none.
+      let new = Self.updated(checksum, rewrite.change)
+      transport.set16(place, new == 0 ? 0xFFFF : new)
+    }
+    transport.set32(0, rewrite.ports)
+  }
+
+  @inline(__always) private static func updated(_ checksum: UInt16, _ change: UInt32) -> UInt16 {
+    ~fold(UInt32(~checksum) &+ change)
+  }
+
+  /// Of two numbers of 16 bits the one's complement sum.
+  @inline(__always) private static func fold(_ sum: UInt32) -> UInt16 {
+    UInt16(truncatingIfNeeded: (sum &+ (sum << 16 | sum >> 16)) >> 16)
   }
 
   /// As the general way does it.

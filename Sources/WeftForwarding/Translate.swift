@@ -46,7 +46,7 @@ extension PacketPath {
   /// Gives a packet, and what was merged with it, the addresses and ports of `target` in place of those of its key; it
   /// goes on in `target`'s VRF. Routed anew where it goes elsewhere. A packet that cannot be rewritten is dropped.
   mutating func rewrite(_ packet: inout Packet, to target: FlowKey) {
-    let rewrite = Rewrite(from: Self.ends(packet.key), to: Self.ends(target))
+    let rewrite = Rewrite(from: packet.key.ends, to: target.ends)
     guard Self.apply(rewrite, packet) else {
       return drop(&packet, packet.proto == IPProtocol.sctp ? .natUntranslatable : .transportShort)
     }
@@ -75,7 +75,7 @@ extension PacketPath {
     let old = Rewrite.Ends(
       source: packet.key.source, destination: packet.key.destination, sourcePort: 0, destinationPort: 0)
     quoted.rewriteError(
-      at: packet.ip, length: packet.ipLength, transport: packet.transport, quoted: Self.ends(target.reversed),
+      at: packet.ip, length: packet.ipLength, transport: packet.transport, quoted: target.reversed.ends,
       from: old, to: outer, unfinished: Self.unfinished(packet))
     let vrf = UInt32(truncatingIfNeeded: target.vrf)
     follow(
@@ -109,12 +109,6 @@ extension PacketPath {
     }
     packet.vrf = vrf
     packet.key = target
-  }
-
-  private static func ends(_ key: FlowKey) -> Rewrite.Ends {
-    Rewrite.Ends(
-      source: key.source, destination: key.destination, sourcePort: key.sourcePort, destinationPort: key.destinationPort
-    )
   }
 
   private static func unfinished(_ packet: Packet) -> Int? {

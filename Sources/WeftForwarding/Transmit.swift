@@ -41,7 +41,9 @@ extension PacketPath {
 
   /// Counts a packet that left on its flow.
   @inline(__always) private func count(_ packet: Packet, _ batch: Batch, _ now: UInt64) {
-    guard packet.flow != FlowTable.none, packet.verdict == .forward, removals == flows.removals else { return }
+    guard packet.flow != FlowTable.none, packet.verdict == .forward,
+      removals == flows.removals || flows.holds(packet.flow, hash: packet.hash)
+    else { return }
     flows.count(
       packet.flow, bytes: wireBytes(packet, batch), packets: packet.segments, nexthop: packet.path.nexthop, now: now)
     // The next ones of the flow need not look it up (FastPath.swift).

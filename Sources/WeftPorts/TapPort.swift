@@ -71,7 +71,7 @@ import WeftWire
     while index != TxFrames.none {
       let frame = tx.frame(index)
       index = frame.next
-      if unsafe writev(descriptor, tx.vector(frame), Int32(bitPattern: frame.pieces)) >= 0 {
+      if unsafe writev(descriptor, tx.vector(frame), Int32(frame.pieces)) >= 0 {
         result.packets &+= Int(frame.packets)
         result.bytes &+= Int(frame.length)
       } else if errno == EAGAIN || errno == ENOBUFS {

@@ -98,6 +98,8 @@ import WeftWire
   public var outerSum: UInt64
   /// Tunnels in UDP: the pseudo-header's sum with length zero.
   public var pseudoHeaderSum: UInt64
+  /// Tunnels in UDP: the destination port where it stands in the header's eight bytes.
+  public var port: UInt64 = 0
   /// Tunnels: the outer packet may be fragmented, and has an identification; else it has DF.
   public var fragments = false
   /// Tunnels: bytes of outer IP packet that fit.
@@ -179,6 +181,7 @@ import WeftWire
     if underlayIsV4, isResolved, !fragments {
       if kind == .vxlan { short = .vxlan }
       if kind == .mplsOverUDP { short = .mplsOverUDP }
+      port = UInt64(kind == .vxlan ? VXLAN.port : MPLS.port) << 32
     }
   }
 

@@ -131,8 +131,8 @@ public struct FlowTimeouts: Equatable, Sendable {
   /// CLOCK_MONOTONIC, ns.
   public var lastSeen: UInt64
 
-  @usableFromInline var source: IPAddress
-  @usableFromInline var destination: IPAddress
+  /// IPv6: source and destination. IPv4 with translation: `FlowRewrite`.
+  @usableFromInline var long: InlineArray<4, UInt64>
   /// CLOCK_MONOTONIC, ns.
   public var created: UInt64
   /// The rule that judged the flow.
@@ -152,8 +152,7 @@ public struct FlowTimeouts: Equatable, Sendable {
   ) {
     addresses = key.addresses
     transport = key.transport
-    source = key.source
-    destination = key.destination
+    long = [key.source.high, key.source.low, key.destination.high, key.destination.low]
     self.flags = flags
     self.tcp = tcp.rawValue
     self.timeout = timeout
@@ -180,6 +179,18 @@ public struct FlowTimeouts: Equatable, Sendable {
     if key.isV6 { (key.source, key.destination) = (source, destination) }
     return key
   }
+  @inlinable @inline(__always) var source: IPAddress { IPAddress(high: long[0], low: long[1]) }
+  @inlinable @inline(__always) var destination: IPAddress { IPAddress(high: long[2], low: long[3]) }
+
+  /// Of an IPv4 flow with translation: what this direction's packets get.
+  @inlinable @inline(__always) public var rewrite: FlowRewrite {
+    FlowRewrite(addresses: long[0], ports: UInt32(truncatingIfNeeded: long[1]), sums: long[2])
+  }
+  mutating func setRewrite(_ rewrite: FlowRewrite) {
+    long[0] = rewrite.addresses
+    long[1] = UInt64(rewrite.ports)
+    long[2] = rewrite.sums
+  }
   @inlinable public var isForward: Bool { flags.contains(.forward) }
   public var tcpState: TCPState { TCPState(rawValue: tcp) ?? .none }
 
@@ -187,6 +198,32 @@ public struct FlowTimeouts: Equatable, Sendable {
     self.addresses == addresses && transport == key.transport
       && (!key.isV6 || source == key.source && destination == key.destination)
   }
+}
+
+/// The translation of an IPv4 packet of TCP or UDP.
+@frozen public struct FlowRewrite: Sendable {
+  /// Source and destination from the top, host order; ports the same.
+  public let addresses: UInt64
+  public let ports: UInt32
+  /// What is added to the complement of the checksum (`Rewrite`): for the addresses the lower 16 bits, for addresses and
+  /// ports the next.
+  @usableFromInline let sums: UInt64
+
+  @inlinable @inline(__always) init(addresses: UInt64, ports: UInt32, sums: UInt64) {
+    self.addresses = addresses
+    self.ports = ports
+    self.sums = sums
+  }
+
+  init(from key: FlowKey, to target: FlowKey) {
+    let rewrite = Rewrite(from: key.ends, to: target.ends)
+    addresses = target.addresses
+    ports = UInt32(truncatingIfNeeded: target.transport >> 32)
+    sums = UInt64(rewrite.addressChange) | UInt64(rewrite.change) << 16
+  }
+
+  @inlinable @inline(__always) public var addressChange: UInt32 { UInt32(truncatingIfNeeded: sums & 0xFFFF) }
+  @inlinable @inline(__always) public var change: UInt32 { UInt32(truncatingIfNeeded: sums >> 16) }
 }
 
 /// Why a flow's entries went.

@@ -49,6 +49,12 @@ import WeftWire
       sourcePort: destinationPort, destinationPort: sourcePort)
   }
 
+  /// What its packets say of themselves.
+  public var ends: Rewrite.Ends {
+    Rewrite.Ends(
+      source: source, destination: destination, sourcePort: sourcePort, destinationPort: destinationPort)
+  }
+
   /// Both addresses in one word: those of IPv4 as they are, of IPv6 what tells most of them apart.
   @inlinable @inline(__always) var addresses: UInt64 {
     guard isV6 else { return UInt64(source.v4) << 32 | UInt64(destination.v4) }

@@ -108,7 +108,7 @@ import WeftWire
   }
 
   /// The entry that a key with this hash probably has, on its way into the cache: its first line, all that is needed for
-  /// IPv4. `none` for not known.
+  /// IPv4. `none` where it has none in its first bucket.
   @inlinable @inline(__always) public func candidate(_ hash: UInt64) -> UInt32 {
     let bucket = unsafe bucket(hash)
     let matches = unsafe weft_match_tags(bucket, Self.tag(hash))
@@ -171,6 +171,11 @@ import WeftWire
     return change(index, next, now)
   }
 
+  /// The entry is still that of a key with this hash, whatever has been removed since it was found.
+  public func holds(_ index: UInt32, hash: UInt64) -> Bool {
+    unsafe entries[Int(index)].flags.contains(.inUse) && entries[Int(index)].key.hash(seed: seed) == hash
+  }
+
   /// Counts a packet of `bytes` that went to `nexthop`.
   @inlinable @inline(__always) public func count(
     _ index: UInt32, bytes: Int, packets: Int, nexthop: UInt32, now: UInt64
@@ -231,6 +236,10 @@ import WeftWire
           policyGeneration: policyGeneration, reference: reference, ecmpMember: 0, now: now))
       unsafe entries[Int(forward)].reverse = reverse
       unsafe entries[Int(reverse)].reverse = forward
+      if shared.contains(.nat), !key.isV6, !back.isV6 {
+        unsafe entries[Int(forward)].setRewrite(FlowRewrite(from: key, to: back.reversed))
+        unsafe entries[Int(reverse)].setRewrite(FlowRewrite(from: back, to: key.reversed))
+      }
     }
     settle(forward)
     list(forward)
@@ -391,7 +400,8 @@ import WeftWire
       forward: entry.key, reverse: back.key, forwardPackets: entry.packets, forwardBytes: entry.bytes,
       reversePackets: isSingle ? 0 : back.packets, reverseBytes: isSingle ? 0 : back.bytes, created: entry.created,
       lastSeen: max(entry.lastSeen, back.lastSeen), ended: now, policyRule: entry.policyRule,
-      reference: entry.reference, flags: entry.flags.subtracting([.listed, .steady]), tcpState: entry.tcpState, reason: reason)
+      reference: entry.reference, flags: entry.flags.subtracting([.listed, .steady]), tcpState: entry.tcpState,
+      reason: reason)
   }
 
   private mutating func record(_ forward: UInt32, _ reason: FlowEndReason, _ now: UInt64) -> Bool {

@@ -12,11 +12,14 @@ public enum Checksum {
     return UInt16(truncatingIfNeeded: s)
   }
 
-  /// `finish` for the sum of a few 16-bit words.
-  @inlinable @inline(__always) public static func finish(short sum: UInt64) -> UInt16 {
-    let s = UInt32(truncatingIfNeeded: sum)
-    let once = (s & 0xFFFF) &+ (s >> 16)
-    return UInt16(bigEndian: ~UInt16(truncatingIfNeeded: (once & 0xFFFF) &+ (once >> 16)))
+  /// `finish` for an IPv4 header of which `sum` (folded) has everything but total length and type of service.
+  @inlinable @inline(__always)
+  public static func finish(header sum: UInt64, length: UInt64, trafficClass: UInt8) -> UInt16 {
+    let s =
+      UInt32(truncatingIfNeeded: sum) &+ UInt32(UInt16(truncatingIfNeeded: length).bigEndian)
+      &+ UInt32(UInt16(trafficClass).bigEndian)
+    // The carry out of the lower half is that of the whole.
+    return UInt16(bigEndian: ~UInt16(truncatingIfNeeded: (s &+ (s << 16 | s >> 16)) >> 16))
   }
 
   /// The value to put into a header (host order) for a sum over everything with the field zero.

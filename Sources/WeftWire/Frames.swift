@@ -35,25 +35,25 @@ import CLinux
   @inlinable public mutating func removeAll() { counted = 0 }
 }
 
-/// A frame on its way out: a virtio-net header and a frame, gathered from pieces.
+/// A frame on its way out: a virtio-net header and a frame, gathered from pieces. 16 bytes.
 @frozen public struct TxFrame {
   /// Pieces: the first holds the virtio-net header and the headers made here.
   public var firstPiece: UInt32
-  public var pieces: UInt32
+  public var pieces: UInt16
+  /// Packets on a wire: more than one for a super-frame.
+  public var packets: UInt16
   /// Bytes of frame, without the virtio-net header.
   public var length: UInt32
-  /// Packets on a wire: more than one for a super-frame.
-  public var packets: UInt32
   /// The next frame of the same interface, or `TxFrames.none`.
   public var next: UInt32
 
   @inlinable @inline(__always)
-  init(firstPiece: UInt32, pieces: UInt32, length: UInt32, packets: UInt32, next: UInt32) {
+  init(firstPiece: UInt32, pieces: UInt16, packets: UInt16, length: UInt32) {
     self.firstPiece = firstPiece
     self.pieces = pieces
-    self.length = length
     self.packets = packets
-    self.next = next
+    self.length = length
+    next = TxFrames.none
   }
 }
 
@@ -62,7 +62,9 @@ import CLinux
 @safe @frozen public struct TxFrames {
   public static let none = UInt32.max
   @usableFromInline static let frameCapacity = 8192
-  @usableFromInline static let pieceCapacity = 32768
+  /// Two for each frame, in its place, and then those of frames that have other numbers of pieces.
+  @usableFromInline static let firstOther = frameCapacity * 2
+  @usableFromInline static let pieceCapacity = firstOther + 32768
   @usableFromInline static let arenaBytes = 2 << 20
 
   @usableFromInline let frames: UnsafeMutablePointer<TxFrame>
@@ -75,7 +77,7 @@ import CLinux
   /// How many interfaces have frames.
   @inlinable public var touchedCount: Int { touchedTotal }
   @usableFromInline var frameCount = 0
-  @usableFromInline var pieceCount = 0
+  @usableFromInline var pieceCount = TxFrames.firstOther
   @usableFromInline var arenaUsed = 0
 
   public init(interfaces: Int) {
@@ -107,10 +109,9 @@ import CLinux
       && arenaUsed &+ bytes <= Self.arenaBytes
   }
 
-  /// Room for as many frames of `pieces` pieces and `bytes` of headers each is there.
-  @inlinable @inline(__always) public func hasRoom(frames: Int, pieces: Int, bytes: Int) -> Bool {
-    frameCount &+ frames <= Self.frameCapacity && pieceCount &+ frames &* pieces <= Self.pieceCapacity
-      && arenaUsed &+ frames &* bytes <= Self.arenaBytes
+  /// Room for as many frames of two pieces (`send`) with `bytes` of headers each is there.
+  @inlinable @inline(__always) public func hasRoom(frames: Int, bytes: Int) -> Bool {
+    frameCount &+ frames <= Self.frameCapacity && arenaUsed &+ frames &* bytes <= Self.arenaBytes
   }
 
   /// Memory for headers; the caller asked `hasRoom`.
@@ -131,10 +132,15 @@ import CLinux
   /// Ends a frame of `length` bytes made of all pieces since `mark`; it stands for `packets` packets on a wire.
   @inlinable @inline(__always)
   public mutating func finish(from mark: Int, length: Int, packets: Int = 1, interface: UInt32) {
+    link(
+      TxFrame(
+        firstPiece: UInt32(truncatingIfNeeded: mark), pieces: UInt16(truncatingIfNeeded: pieceCount &- mark),
+        packets: UInt16(clamping: packets), length: UInt32(truncatingIfNeeded: length)), interface)
+  }
+
+  @inlinable @inline(__always) mutating func link(_ frame: TxFrame, _ interface: UInt32) {
     let index = UInt32(truncatingIfNeeded: frameCount)
-    unsafe frames[frameCount] = TxFrame(
-      firstPiece: UInt32(truncatingIfNeeded: mark), pieces: UInt32(truncatingIfNeeded: pieceCount &- mark),
-      length: UInt32(truncatingIfNeeded: length), packets: UInt32(truncatingIfNeeded: packets), next: Self.none)
+    unsafe frames[frameCount] = frame
     frameCount &+= 1
     let slot = Int(interface)
     if unsafe heads[slot] == Self.none {
@@ -150,11 +156,13 @@ import CLinux
   /// A frame of two pieces, the headers made here (virtio-net first) and a packet as it was received.
   @inlinable @inline(__always)
   public mutating func send(_ head: Bytes, _ headBytes: Int, _ packet: Bytes, _ bytes: Int, interface: UInt32) {
-    let mark = pieceCount
-    unsafe pieces[mark] = iovec(iov_base: head.pointer, iov_len: headBytes)
-    unsafe pieces[mark &+ 1] = iovec(iov_base: packet.pointer, iov_len: bytes)
-    pieceCount = mark &+ 2
-    finish(from: mark, length: headBytes &- VirtioNetHeader.bytes &+ bytes, interface: interface)
+    let first = frameCount &* 2
+    unsafe pieces[first] = iovec(iov_base: head.pointer, iov_len: headBytes)
+    unsafe pieces[first &+ 1] = iovec(iov_base: packet.pointer, iov_len: bytes)
+    link(
+      TxFrame(
+        firstPiece: UInt32(truncatingIfNeeded: first), pieces: 2, packets: 1,
+        length: UInt32(truncatingIfNeeded: headBytes &- VirtioNetHeader.bytes &+ bytes)), interface)
   }
 
   // MARK: sending
@@ -192,7 +200,7 @@ import CLinux
     for index in 0..<touchedCount { unsafe heads[Int(touchedInterfaces[index])] = Self.none }
     touchedTotal = 0
     frameCount = 0
-    pieceCount = 0
+    pieceCount = Self.firstOther
     arenaUsed = 0
   }
 }

@@ -43,6 +43,11 @@
     portSum = identifierSum &+ UInt64(~old.destinationPort) &+ UInt64(new.destinationPort)
   }
 
+  /// What is added to the complement of a checksum over the addresses.
+  public var addressChange: UInt16 { Self.fold(addressSum) }
+  /// The same where the ports are covered as well.
+  public var change: UInt16 { Self.fold(addressSum &+ portSum) }
+
   /// 32 bits at a time, which one's complement sums of 16 bits allow (RFC 1071 section 2(A)).
   @inlinable static func change(_ old: IPAddress, _ new: IPAddress, isV4: Bool) -> UInt64 {
     if isV4 { return UInt64(~old.v4) &+ UInt64(new.v4) }
