@@ -3,7 +3,8 @@ import WeftWire
 
 // The short way. Most packets are whole IPv4 packets of TCP or UDP without options, of a flow that is known, whose path
 // has not changed since its last packet: nothing is to be found out about them. They go from the frame to the port in
-// two rounds over the batch, without becoming a `Packet`. Whatever is not like that goes the way of all stages, and so
+// three rounds over the batch, without becoming a `Packet`. So do first packets of flows that nothing is to be done for but
+// to ask policy and look up the route (FastBegin.swift, in the second round). Whatever is not like that goes the way of all stages, and so
 // do the frames behind it, so that no packet overtakes another. Both ways do the same to a packet that can go either
 // (`usesFastPath` is there to compare them).
 
@@ -16,10 +17,12 @@ import WeftWire
   var hash: UInt64
   /// Bytes of IP packet.
   var ipBytes: Int
-  /// The entry that its flow probably has.
-  var candidate: UInt32
+  /// Its flow's entry.
+  var flow: UInt32
   /// The transport checksum is to be finished: its field holds the pseudo-header's sum.
   var needsChecksum: Bool
+  /// TCP with SYN alone.
+  var isOpening: Bool
 
   @inline(__always) var proto: UInt8 { UInt8(truncatingIfNeeded: transport >> 24) }
 }
@@ -43,21 +46,30 @@ extension PacketPath {
   ) -> Int {
     guard tx.hasRoom(frames: RxFrames.capacity, bytes: 128) else { return 0 }
     let isFromFabric = interface.entry.isFabric
-    let count = isFromFabric ? openFast(frames, interface) : readFast(frames, interface)
-    guard count > 0 else { return 0 }
+    let read = isFromFabric ? openFast(frames, interface) : readFast(frames, interface)
+    guard read > 0 else { return 0 }
     let generation = tables.generation
     let fast = fast
-    for index in 0..<count { fast[index].candidate = flows.candidate(fast[index].hash) }
+    for index in 0..<read { fast[index].flow = flows.candidate(fast[index].hash) }
+    var count = 0
+    while count < read, hasFlow(count) || beginFast(count, id, interface, generation, now) { count &+= 1 }
     // In registers, as far as there are any.
     var sent = tx
-    var index = 0
-    while index < count, send(index, isFromFabric: isFromFabric, &sent, generation, now) { index &+= 1 }
+    var done = 0
+    while done < count, send(done, isFromFabric, &sent, generation, now) { done &+= 1 }
     tx = sent
-    guard index > 0 else { return 0 }
+    guard done > 0 else { return 0 }
     var bytes = 0
-    for done in 0..<index { bytes &+= frames[done].length }
-    counters.received(id, packets: index, bytes: bytes)
-    return index
+    for index in 0..<done { bytes &+= frames[index].length }
+    counters.received(id, packets: done, bytes: bytes)
+    return done
+  }
+
+  /// The candidate is the packet's flow.
+  @inline(__always) private func hasFlow(_ index: Int) -> Bool {
+    let fast = fast
+    return flows.isEntry(fast[index].flow, addresses: fast[index].addresses, transport: fast[index].transport)
+      && !fast[index].isOpening
   }
 
   // MARK: the first round: headers
@@ -90,7 +102,7 @@ extension PacketPath {
     return index
   }
 
-  /// An IPv4 packet of TCP or UDP, whole and without options; TCP with nothing but ACK and PSH.
+  /// An IPv4 packet of TCP or UDP, whole and without options; TCP with nothing but ACK and PSH, or SYN.
   @inline(__always)
   private func read(
     _ packet: inout FastPacket, _ ip: Bytes, _ available: Int, _ vrf: UInt32, _ seeds: FlowSeeds
@@ -101,13 +113,18 @@ extension PacketPath {
     guard header.isPlain, length <= available, header.lives, header.holds else { return false }
     let proto = header.proto
     let transport = ip.advanced(IPv4.minimumBytes)
+    packet.isOpening = false
     if proto == UInt64(IPProtocol.udp) {
       let claimed = Int(transport.u16(4))
       guard claimed >= UDP.bytes, claimed <= segment else { return false }
     } else {
       guard proto == UInt64(IPProtocol.tcp), segment >= TCP.minimumBytes else { return false }
       let bytes = TCP.headerBytes(transport)
-      guard bytes >= TCP.minimumBytes, bytes <= segment, transport.u8(13) & ~TCP.psh == TCP.ack else { return false }
+      guard bytes >= TCP.minimumBytes, bytes <= segment else { return false }
+      if transport.u8(13) & ~TCP.psh != TCP.ack {
+        guard transport.u8(13) == TCP.syn else { return false }
+        packet.isOpening = true
+      }
     }
     packet.ip = ip
     packet.ipBytes = length
@@ -174,18 +191,15 @@ extension PacketPath {
     return index
   }
 
-  // MARK: the second round: flow and path
+  // MARK: the third round: paths
 
   /// Sends a packet whose flow knows everything about it. False: nothing has been done to it.
   @inline(__always)
-  private mutating func send(
-    _ index: Int, isFromFabric: Bool, _ tx: inout TxFrames, _ generation: UInt32, _ now: UInt64
+  private func send(
+    _ index: Int, _ isFromFabric: Bool, _ tx: inout TxFrames, _ generation: UInt32, _ now: UInt64
   ) -> Bool {
     let fast = fast
-    let flow = flows.find(
-      addresses: fast[index].addresses, transport: fast[index].transport, hash: fast[index].hash,
-      candidate: fast[index].candidate)
-    guard flow != FlowTable.none else { return false }
+    let flow = fast[index].flow
     let number = flows[flow].mark
     let flags = flows[flow].flags
     guard flows[flow].policyGeneration == generation, number != 0,

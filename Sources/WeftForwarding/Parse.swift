@@ -67,7 +67,7 @@ extension PacketPath {
   }
 
   /// An address that a host can have: not 0.0.0.0/8, loopback, multicast or reserved (RFC 1122 section 3.2.1.3).
-  @inline(__always) private static func isHost(v4 address: UInt32) -> Bool {
+  @inline(__always) static func isHost(v4 address: UInt32) -> Bool {
     address >> 28 < 14 && address >> 24 != 127 && address >> 24 != 0
   }
 

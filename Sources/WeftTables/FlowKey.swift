@@ -17,8 +17,14 @@ import WeftWire
     if !(source.isV4 && destination.isV4) { transport |= Self.v6 }
   }
 
+  @inlinable @inline(__always) init(source: IPAddress, destination: IPAddress, transport: UInt64) {
+    self.source = source
+    self.destination = destination
+    self.transport = transport
+  }
+
   /// Of a packet of IPv4. `addresses`: source, destination from the top.
-  @inlinable @inline(__always) init(addresses: UInt64, transport: UInt64) {
+  @inlinable @inline(__always) public init(addresses: UInt64, transport: UInt64) {
     source = IPAddress(v4: UInt32(truncatingIfNeeded: addresses >> 32))
     destination = IPAddress(v4: UInt32(truncatingIfNeeded: addresses))
     self.transport = transport
@@ -44,9 +50,10 @@ import WeftWire
 
   /// The same flow's other direction.
   @inlinable public var reversed: FlowKey {
-    FlowKey(
-      vrf: UInt32(truncatingIfNeeded: vrf), source: destination, destination: source, proto: proto,
-      sourcePort: destinationPort, destinationPort: sourcePort)
+    let ports = UInt32(truncatingIfNeeded: transport >> 32)
+    return FlowKey(
+      source: destination, destination: source,
+      transport: UInt64(ports << 16 | ports >> 16) << 32 | transport & 0xFFFF_FFFF)
   }
 
   /// What its packets say of themselves.

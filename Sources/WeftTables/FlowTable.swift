@@ -119,17 +119,12 @@ import WeftWire
     return index
   }
 
-  /// The entry of an IPv4 key given as its two words, where `candidate` has been asked before; `none` if there is none.
-  @inlinable @inline(__always)
-  public func find(addresses: UInt64, transport: UInt64, hash: UInt64, candidate: UInt32) -> UInt32 {
-    if candidate != Self.none {
-      let entry = unsafe entries + Int(candidate)
-      if unsafe entry.pointee.addresses == addresses && entry.pointee.transport == transport { return candidate }
-    }
-    return findAnew(FlowKey(addresses: addresses, transport: transport), hash)
+  /// The entry that `candidate` gave is that of an IPv4 key given as its two words.
+  @inlinable @inline(__always) public func isEntry(_ index: UInt32, addresses: UInt64, transport: UInt64) -> Bool {
+    guard index != Self.none else { return false }
+    let entry = unsafe entries + Int(index)
+    return unsafe entry.pointee.addresses == addresses && entry.pointee.transport == transport
   }
-
-  @usableFromInline @inline(never) func findAnew(_ key: FlowKey, _ hash: UInt64) -> UInt32 { find(key, hash: hash) }
 
   /// The entry of a key; `none` if there is none.
   @inlinable @inline(__always) public func find(_ key: FlowKey, hash: UInt64) -> UInt32 {
@@ -189,20 +184,25 @@ import WeftWire
 
   // MARK: for each flow
 
+  /// A flow can be made without another one making way.
+  @inline(__always) public var hasSpace: Bool { count &+ 2 <= capacity }
+
   /// Makes a flow's entries. `reverse` is the key of the packets that come back, which with translation is not `forward`
   /// reversed: then `FlowFlags.nat` is set. A flow to itself (both keys are one) has one entry.
   ///
   /// `timeout` is by protocol, TCP state and flags when it is not given. `reference` is what translation holds for the
-  /// flow; it comes back in the flow's `FlowEnd`. `ecmpMember` is the forward direction's.
+  /// flow; it comes back in the flow's `FlowEnd`. `ecmpMember` is the forward direction's. `isUnknown`: `forward` has been
+  /// looked for and was not there.
   public mutating func insert(
     forward key: FlowKey, forwardHash hash: UInt64, reverse back: FlowKey, flags: FlowFlags = [],
     timeout: FlowTimeout? = nil, tcpState: TCPState = .none, policyRule: UInt32 = FlowTable.none,
-    policyGeneration: UInt32 = 0, reference: UInt32 = FlowTable.noReference, ecmpMember: UInt16 = 0, now: UInt64
+    policyGeneration: UInt32 = 0, reference: UInt32 = FlowTable.noReference, ecmpMember: UInt16 = 0,
+    isUnknown: Bool = false, now: UInt64
   ) -> FlowInsertion {
     let isSingle = back == key
     let backHash = isSingle ? hash : back.hash(seed: seed)
     if !isSingle, find(back, hash: backHash) != Self.none { return .conflict }
-    if find(key, hash: hash) != Self.none { return .conflict }
+    if !isUnknown, find(key, hash: hash) != Self.none { return .conflict }
     guard makeSpace(isSingle ? 1 : 2, now) else {
       refused &+= 1
       return .refused

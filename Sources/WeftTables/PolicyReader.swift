@@ -60,6 +60,11 @@ import WeftWire
     self.dscp = dscp
   }
 
+  /// The flow's packets pass, and nothing else is done to them.
+  @inlinable @inline(__always) public var isPlain: Bool {
+    action == .allow && !isLogged && mirror == 0 && dscp == PolicyRule.keepDSCP
+  }
+
   /// No policy asks about the packet.
   @inlinable @inline(__always) public static var allowed: PolicyVerdict {
     PolicyVerdict(rule: .max, slot: .max, mirror: 0, action: .allow, isLogged: false, dscp: 0xFF)

@@ -214,7 +214,7 @@ private func packet(_ random: inout Random, from pod: Int) -> [UInt8] {
   if random.chance(70) { ip.set16(isTCP ? 36 : 26, [random.next(0x10000), 0, 0xFFFF][random.next(3)]) }
   if isTCP {
     ip[32] = 0x50
-    ip[33] = random.chance(85) ? (random.chance(30) ? 0x18 : 0x10) : UInt8(random.next(64))
+    ip[33] = random.chance(75) ? (random.chance(30) ? 0x18 : 0x10) : random.chance(60) ? 2 : UInt8(random.next(64))
   } else {
     ip.set16(24, header + size)
   }
