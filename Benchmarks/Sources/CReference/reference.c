@@ -91,9 +91,13 @@ struct flow {
   uint32_t path;
   uint32_t flags, more, reverse, nexthop;
   uint64_t packets, bytes, last_seen;
-  uint64_t long_key[4], created, rest[3];
+  /// What a translated flow's packets get: addresses, ports, and the change to checksums over the addresses (the lower
+  /// 16 bits) and over both.
+  uint64_t new_addresses, new_ports, sums, long_key, created, rest[3];
 };
 _Static_assert(sizeof(struct flow) == 128, "two cache lines");
+
+enum { flow_translated = 16 };
 
 struct bucket {
   uint16_t tags[8];
@@ -110,12 +114,16 @@ struct packet {
   const struct reference_nexthop *nexthop;
   struct key key;
   uint64_t hash;
+  const struct flow *flow;
   struct path path;
   uint32_t vrf, path_number, candidate;
   uint16_t available, ip_length;
   uint8_t link, has_path, traffic_class, outer_ecn;
 };
 enum { link_router, link_other, link_group };
+
+/// Packets of UDP to an address and port go to another one.
+struct translation { uint32_t address, target; uint16_t port, target_port; };
 
 struct tx_frame { uint32_t first_piece, pieces, length, packets, next; };
 
@@ -128,6 +136,8 @@ struct reference {
   struct bucket *buckets;
   struct flow *flows;
   struct counters *counters;
+  struct translation *translations;
+  uint32_t translation_count;
   uint64_t bucket_mask, seed, drops;
   uint32_t generation;
   uint32_t interface_count, vrf_count, nexthop_count, path_count, node_count;
@@ -210,10 +220,27 @@ static uint32_t place_flow(struct reference *r, const struct key *k, uint64_t ha
   return none;
 }
 
-static __attribute__((noinline)) uint32_t insert(struct reference *r, const struct key *k, uint64_t hash, uint64_t now) {
+INLINE struct key reversed(const struct key *k) {
+  return (struct key){k->addresses << 32 | k->addresses >> 32,
+                      k->transport << 16 >> 48 << 48 | k->transport >> 48 << 32 | (k->transport & 0xFFFFFFFF)};
+}
+
+/// Host order sums, as 16 bits (RFC 1624).
+static void set_translation(struct flow *f, const struct key *target) {
+  uint64_t addresses = (uint32_t)~(f->key.addresses >> 32) + (uint64_t)(uint32_t)~f->key.addresses
+      + (target->addresses >> 32) + (uint32_t)target->addresses;
+  uint64_t old = f->key.transport, new = target->transport;
+  uint64_t ports = (uint16_t)~(old >> 48) + (uint64_t)(uint16_t)~(old >> 32) + (new >> 48) + (uint16_t)(new >> 32);
+  f->new_addresses = target->addresses;
+  f->new_ports = new >> 32;
+  f->sums = fold(addresses) | (uint64_t)fold(addresses + ports) << 16;
+  f->flags |= flow_translated;
+}
+
+static __attribute__((noinline)) uint32_t insert(
+    struct reference *r, const struct key *k, uint64_t hash, const struct key *target, uint64_t now) {
   if (r->flows_used + 2 > r->flow_capacity) return none;
-  struct key back = {k->addresses << 32 | k->addresses >> 32,
-                     k->transport << 16 >> 48 << 48 | k->transport >> 48 << 32 | (k->transport & 0xFFFFFFFF)};
+  struct key back = reversed(target);
   uint64_t back_hash = hash_key(&back, r->seed);
   if (find(r, &back, back_hash) != none) return none;
   uint32_t forward = place_flow(r, k, hash, 2, now);
@@ -222,6 +249,11 @@ static __attribute__((noinline)) uint32_t insert(struct reference *r, const stru
   if (reverse == none) return forward;
   r->flows[forward].reverse = reverse;
   r->flows[reverse].reverse = forward;
+  if (!same_key(k, target)) {
+    struct key answered = reversed(k);
+    set_translation(&r->flows[forward], target);
+    set_translation(&r->flows[reverse], &answered);
+  }
   return forward;
 }
 
@@ -360,10 +392,10 @@ INLINE uint32_t longest_prefix(const struct reference *r, uint32_t root, uint32_
 }
 
 /// The nexthop by the destination; 0 to drop the packet.
-INLINE int route(struct reference *r, struct packet *p, const int is_fabric) {
+INLINE int route(struct reference *r, struct packet *p, uint32_t destination, const int is_fabric) {
   if (!is_fabric || !p->has_path) {
     uint32_t root = LIKELY(p->vrf < r->vrf_count) ? __atomic_load_n(&r->roots[p->vrf], __ATOMIC_ACQUIRE) : 0;
-    uint32_t number = LIKELY(root && p->link == link_router) ? longest_prefix(r, root, (uint32_t)p->key.addresses) : 0;
+    uint32_t number = LIKELY(root && p->link == link_router) ? longest_prefix(r, root, destination) : 0;
     if (UNLIKELY(number == 0)) return 0;
     p->path = r->paths[number];
     p->path_number = number;
@@ -386,6 +418,17 @@ INLINE void prefetch_flow(struct reference *r, struct packet *p) {
   }
 }
 
+/// What a new flow's packets are translated to: `key`, where there is nothing to translate.
+static __attribute__((noinline)) struct key translate(const struct reference *r, const struct key *key) {
+  for (uint32_t x = 0; x < r->translation_count; x++) {
+    const struct translation *t = &r->translations[x];
+    if (t->address != (uint32_t)key->addresses || t->port != (uint16_t)(key->transport >> 32)) continue;
+    return (struct key){(key->addresses & ~0xFFFFFFFFull) | t->target,
+                        (key->transport & 0xFFFF0000FFFFFFFFull) | (uint64_t)t->target_port << 32};
+  }
+  return *key;
+}
+
 /// The flow, made where there is none, and with it the way: the one that its last packet took, as long as no route has
 /// changed since. 0 to drop the packet.
 INLINE int track(struct reference *r, struct packet *p, uint64_t now, const int is_fabric) {
@@ -400,13 +443,16 @@ INLINE int track(struct reference *r, struct packet *p, uint64_t now, const int 
     if (UNLIKELY(is_fabric ? p->nexthop->kind != reference_encap : p->nexthop->kind == reference_vrf)) return 0;
   } else {
     p->path_number = 0;
-    if (UNLIKELY(!route(r, p, is_fabric))) return 0;
-    if (index == none) index = insert(r, &p->key, p->hash, now);
+    struct key target = r->translation_count ? translate(r, &p->key) : p->key;
+    if (UNLIKELY(!route(r, p, (uint32_t)target.addresses, is_fabric))) return 0;
+    if (index == none) index = insert(r, &p->key, p->hash, &target, now);
+    p->flow = NULL;
     if (index == none) return 1;
     r->flows[index].path = p->path_number;
     r->flows[index].generation = generation;
   }
   struct flow *flow = &r->flows[index];
+  p->flow = flow;
   flow->packets++;
   flow->bytes += p->ip_length;
   flow->last_seen = now;
@@ -431,6 +477,27 @@ INLINE void emit(struct reference *r, uint8_t *head, int head_bytes, const struc
   r->tails[interface] = index;
 }
 
+INLINE uint16_t changed(uint16_t checksum, uint32_t change) {
+  uint32_t s = (uint16_t)~checksum + change;
+  return (uint16_t)~((s + (s << 16 | s >> 16)) >> 16);
+}
+
+/// Other addresses and ports for a packet of TCP or UDP, checksums updated (RFC 1624).
+INLINE void rewrite(const struct flow *f, uint8_t *ip) {
+  set16(ip + 10, changed(get16(ip + 10), (uint16_t)f->sums));
+  uint64_t addresses = __builtin_bswap64(f->new_addresses);
+  memcpy(ip + 12, &addresses, 8);
+  uint8_t *t = ip + ip_bytes, *place = t + (ip[9] == 6 ? 16 : 6);
+  uint16_t old = get16(place);
+  if (ip[9] == 6) {
+    set16(place, changed(old, (uint32_t)(f->sums >> 16)));
+  } else if (old) {
+    uint16_t new = changed(old, (uint32_t)(f->sums >> 16));
+    set16(place, new ? new : 0xFFFF);
+  }
+  set32(t, (uint32_t)f->new_ports);
+}
+
 /// The frame that leaves; 0 to drop the packet.
 INLINE int transmit(struct reference *r, const struct packet *p, const int is_fabric) {
   const struct reference_nexthop *nexthop = p->nexthop;
@@ -438,6 +505,7 @@ INLINE int transmit(struct reference *r, const struct packet *p, const int is_fa
   if (UNLIKELY(p->ip_length > nexthop->mtu)) return 0;
   if (p->link != link_other) {
     if (ip[8] <= 1) return 0;
+    if (p->flow && p->flow->flags & flow_translated) rewrite(p->flow, ip);
     ip[8]--;
     uint16_t checksum;
     memcpy(&checksum, ip + 10, 2);
@@ -594,6 +662,7 @@ void reference_destroy(void *reference) {
   if (r->buckets) munmap(r->buckets, bucket_bytes(r));
   if (r->flows) munmap(r->flows, (size_t)r->flow_capacity * sizeof(struct flow));
   free(r->interfaces);
+  free(r->translations);
   free(r->counters);
   free(r->nexthops);
   free(r->paths);
@@ -672,6 +741,15 @@ void reference_set_route(
     uint64_t *entry = &r->nodes[(uint64_t)node * 256 + slot];
     *entry = (*entry & 0xFFFFFFFF00000000ull) | path;
   }
+}
+
+void reference_set_translation(
+    void *reference, uint32_t address, uint16_t port, uint32_t target, uint16_t target_port) {
+  struct reference *r = reference;
+  struct translation *all = realloc(r->translations, (r->translation_count + 1) * sizeof *all);
+  if (!all) return;
+  r->translations = all;
+  all[r->translation_count++] = (struct translation){address, target, port, target_port};
 }
 
 void reference_set_vni(void *reference, uint32_t vni, uint32_t nexthop) {

@@ -12,7 +12,7 @@ struct Bench: ParsableCommand {
 
 /// The parts that can be asked for.
 enum Part: String, CaseIterable, ExpressibleByArgument {
-  case pipeline, flows, lpm, ring
+  case pipeline, flows, lpm, policy, ring
 }
 
 struct Measure: ParsableCommand {
@@ -32,6 +32,7 @@ struct Measure: ParsableCommand {
         for packetCase in PacketCase.allCases { try Pipeline.measure(packetCase, rounds: quick ? 41 : 201) }
       case .flows: try Flows.measureAll(quick: quick)
       case .lpm: try Routes.measure(quick: quick)
+      case .policy: try PolicyRules.measure(quick: quick)
       case .ring: try Ring.measure(quick: quick)
       }
     }

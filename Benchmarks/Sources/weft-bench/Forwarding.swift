@@ -45,7 +45,10 @@ final class WeftSide {
   /// A worker's end of the tables' reclamation.
   let epoch: WorkerEpoch
 
-  init(flowEntries: Int, routes: Int = 4096, routeNodes: Int = Topology.nodes) throws {
+  /// `rules`: pods' flows are put to so many.
+  init(
+    flowEntries: Int, routes: Int = 4096, routeNodes: Int = Topology.nodes, translates: Bool = false, rules: Int = 0
+  ) throws {
     tables = try TableMemory(
       sizes: TableSizes(
         interfaces: Topology.interfaces, vrfs: Topology.vrfs, nexthops: Topology.nexthops, routes: routes,
@@ -72,11 +75,15 @@ final class WeftSide {
         drops: dropCounters, interfaces: interfaceCounters, interfaceCount: Topology.interfaces),
       interfaces: Topology.interfaces, seed: Topology.seed)
     epoch = tables.epochs.worker(0)
-    for command in Self.commands {
+    var commands = Self.commands(flags: rules > 0 ? [.usual, .policy] : .usual)
+    if translates { commands += Self.translations }
+    if rules > 0 { commands += PolicyRules.commands(rules) }
+    for command in commands {
       do throws(Refusal) { try programmer.apply(command) } catch {
         throw BenchmarkError("program Weft's tables: \(command) is refused: \(error)")
       }
     }
+    programmer.commit()
   }
 
   deinit {
@@ -84,7 +91,7 @@ final class WeftSide {
     interfaceCounters.deallocate()
   }
 
-  private static var commands: [Command] {
+  private static func commands(flags: InterfaceFlags) -> [Command] {
     var commands: [Command] = [
       .begin(generation: 1),
       .setInterface(
@@ -102,7 +109,7 @@ final class WeftSide {
           .setInterface(
             InterfaceConfiguration(
               id: interface, role: .virtual, port: .packet, device: "pod\(interface)", mac: mac, vrf: vrf,
-              mtu: Topology.podMTU)))
+              mtu: Topology.podMTU, flags: flags, tags: flags.contains(.policy) ? [PolicyRules.tag] : [])))
         commands.append(
           .setNexthop(
             NexthopConfiguration(
@@ -132,6 +139,17 @@ final class WeftSide {
     commands.append(.setVNI(VNIConfiguration(vni: Topology.end(1), nexthop: Topology.vrfNexthop(1))))
     commands.append(.setLabel(LabelConfiguration(label: Topology.end(2), nexthop: Topology.vrfNexthop(2))))
     return commands
+  }
+
+  private static var translations: [Command] {
+    (0..<Topology.remotes).map { remote in
+      .setDestinationNAT(
+        DestinationNATConfiguration(
+          key: ServiceKey(
+            vrf: 1, address: IPAddress(v4: Topology.serviceAddress(remote)), proto: IPProtocol.udp,
+            port: Topology.servicePort),
+          target: IPAddress(v4: Topology.remoteAddress(remote)), targetVRF: 1, targetPort: Topology.targetPort))
+    }
   }
 
   private static func route(_ vrf: UInt32, _ address: UInt32, _ nexthop: UInt32, _ label: UInt32) -> Command {

@@ -27,6 +27,11 @@ enum Topology {
   /// VNI or label of a remote pod's network.
   static func label(_ vrf: UInt32, _ remote: UInt32) -> UInt32 { 1000 * vrf + remote % 8 }
   /// The VNI (VRF 1) or label (VRF 2) that leads into a VRF.
+  /// What stands for a remote pod where destinations are translated, and the ports before and after.
+  static func serviceAddress(_ remote: UInt32) -> UInt32 { 0x0A60_0000 + remote }  // 10.96.0.0...
+  static let servicePort: UInt16 = 80
+  static let targetPort: UInt16 = 8080
+
   static func end(_ vrf: UInt32) -> UInt32 { 5000 + vrf }
 
   static let interfaces = 128
@@ -43,10 +48,13 @@ enum PacketCase: String, CaseIterable {
   case mplsEncap = "mplsoudp-encap"
   case vxlanDecap = "vxlan-decap"
   case mplsDecap = "mplsoudp-decap"
+  /// VXLAN encapsulation after address and port of the destination have been translated.
+  case nat
 
   /// VRF 1 is reached through VXLAN, VRF 2 through MPLS over UDP.
-  var vrf: UInt32 { self == .vxlanEncap || self == .vxlanDecap ? 1 : 2 }
-  var isEncap: Bool { self == .vxlanEncap || self == .mplsEncap }
+  var vrf: UInt32 { self == .mplsEncap || self == .mplsDecap ? 2 : 1 }
+  var isEncap: Bool { self != .vxlanDecap && self != .mplsDecap }
+  var translates: Bool { self == .nat }
   /// Where its packets come in.
   var interface: UInt32 { isEncap ? Topology.podInterface(vrf, 0) : Topology.fabric }
   /// Where they leave.
@@ -127,7 +135,7 @@ final class FrameSet {
       at += 14
     }
     let here = Topology.podAddress(packetCase.isEncap ? 0 : flow % Topology.pods)
-    let there = Topology.remoteAddress(remote)
+    let there = packetCase.translates ? Topology.serviceAddress(remote) : Topology.remoteAddress(remote)
     writeIPv4(
       at, source: packetCase.isEncap ? here : there, destination: packetCase.isEncap ? there : here, total: 50, ttl: 64,
       flags: 0)

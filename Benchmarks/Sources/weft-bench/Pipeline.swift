@@ -39,8 +39,8 @@ enum Pipeline {
 
   /// Times and allocations.
   static func measure(_ packetCase: PacketCase, rounds: Int) throws {
-    let weft = try WeftSide(flowEntries: flowEntries)
-    let reference = try ReferenceSide(flowEntries: flowEntries)
+    let weft = try WeftSide(flowEntries: flowEntries, translates: packetCase.translates)
+    let reference = try ReferenceSide(flowEntries: flowEntries, translates: packetCase.translates)
     try check(packetCase, weft, reference)
     let set = FrameSet(packetCase)
     let frames = WeftFrames(set)
@@ -89,19 +89,22 @@ enum Pipeline {
     try count(packetCase.rawValue, packetCase, flowEntries: flowEntries) { UInt32($1) }
   }
 
-  /// The same for packets that each begin a flow.
+  /// The same for packets that each begin a flow, allowed by the last of so many rules.
   static func countNewFlows() throws {
-    try count("new-flow-without-policy", .vxlanEncap, flowEntries: 1 << 17) { UInt32($0 * FrameSet.count + $1) }
+    for (name, rules) in [("new-flow", 1000), ("new-flow-10k-rules", 10_000), ("new-flow-without-policy", 0)] {
+      try count(name, .vxlanEncap, flowEntries: 1 << 17, rules: rules) { UInt32($0 * FrameSet.count + $1) }
+    }
   }
 
   private static func count(
-    _ name: String, _ packetCase: PacketCase, flowEntries: Int, flow: (Int, Int) -> UInt32
+    _ name: String, _ packetCase: PacketCase, flowEntries: Int, rules: Int = 0, flow: (Int, Int) -> UInt32
   ) throws {
     let few = 1
     let many = 11
-    let weft = try WeftSide(flowEntries: flowEntries)
-    let reference = try ReferenceSide(flowEntries: flowEntries)
-    for isWeft in [true, false] {
+    let weft = try WeftSide(flowEntries: flowEntries, translates: packetCase.translates, rules: rules)
+    let reference = try ReferenceSide(flowEntries: flowEntries, translates: packetCase.translates)
+    // C asks no policy.
+    for isWeft in rules > 0 ? [true] : [true, false] {
       let set = FrameSet(packetCase, copies: 1 + few + many, flow: flow)
       let frames = WeftFrames(set)
       func run(_ copies: Range<Int>, _ mark: String) {

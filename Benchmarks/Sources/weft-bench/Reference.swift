@@ -4,7 +4,7 @@ import CReference
 final class ReferenceSide {
   let path: UnsafeMutableRawPointer
 
-  init(flowEntries: Int) throws {
+  init(flowEntries: Int, translates: Bool = false) throws {
     guard
       let made = reference_create(
         UInt32(flowEntries), Topology.seed, UInt32(Topology.interfaces), UInt32(Topology.vrfs),
@@ -44,6 +44,13 @@ final class ReferenceSide {
       translate.kind = reference_vrf
       translate.vrf = vrf
       reference_set_nexthop(path, Topology.vrfNexthop(vrf), &translate)
+    }
+    if translates {
+      for remote in 0..<Topology.remotes {
+        reference_set_translation(
+          path, Topology.serviceAddress(remote), Topology.servicePort, Topology.remoteAddress(remote),
+          Topology.targetPort)
+      }
     }
     reference_set_vni(path, Topology.end(1), Topology.vrfNexthop(1))
     reference_set_label(path, Topology.end(2), Topology.vrfNexthop(2))

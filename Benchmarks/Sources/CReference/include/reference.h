@@ -45,6 +45,9 @@ void reference_fill_tunnel(
     uint32_t destination);
 void reference_set_route(
     void *_Nonnull reference, uint32_t vrf, uint32_t address, int length, uint32_t nexthop, uint32_t label);
+/// Packets of any VRF to an address (host order) and port go to another one.
+void reference_set_translation(
+    void *_Nonnull reference, uint32_t address, uint16_t port, uint32_t target, uint16_t target_port);
 void reference_set_vni(void *_Nonnull reference, uint32_t vni, uint32_t nexthop);
 void reference_set_label(void *_Nonnull reference, uint32_t label, uint32_t nexthop);
 
