@@ -2,9 +2,9 @@ import WeftTables
 import WeftWire
 
 extension PacketPath {
-  /// Finds the flow of a packet whose candidate was another one, or makes it, where all there is to it is a route and policy's leave: no translation,
-  /// nothing to be logged, marked or mirrored, no answer of the router's own. Then it does what `begin` does. Else false,
-  /// and nothing has been done.
+  /// Finds the flow of a packet whose candidate was another one, or makes it where all there is to it is a route and
+  /// policy's leave: no translation, nothing to be logged, marked or mirrored, no answer of the router's own. Then it does
+  /// what `begin` does. Else false, and nothing has been done.
   @inline(never)
   mutating func beginFast(
     _ index: Int, _ id: UInt32, _ source: EntryReference<InterfaceEntry>, _ generation: UInt32, _ now: UInt64
@@ -19,7 +19,7 @@ extension PacketPath {
     let key = FlowKey(addresses: fast[index].addresses, transport: fast[index].transport)
     let isTCP = key.proto == IPProtocol.tcp
     let isOpening = fast[index].isOpening
-    guard tables.nat.isEmpty, isTCP == isOpening, flows.hasSpace, Self.isHost(v4: key.source.v4),
+    guard tables.nat.isEmpty, isTCP == isOpening, Self.isHost(v4: key.source.v4),
       Self.isHost(v4: key.destination.v4)
     else { return false }
     let number = tables.route(vrf: UInt32(truncatingIfNeeded: key.vrf), v4: key.destination.v4)
@@ -34,12 +34,12 @@ extension PacketPath {
       key, to: key, icmp: 0, tcpFlags: isOpening ? TCP.syn : 0, from: isFromFabric ? 0 : id &+ 1,
       toward: isLocal ? nexthop.entry.interface &+ 1 : 0)
     guard verdict.isPlain else { return false }
-    let made = flows.insert(
-      forward: key, forwardHash: fast[index].hash, reverse: key.reversed, tcpState: isOpening ? .synSent : .none,
-      policyRule: verdict.rule, policyGeneration: generation, isUnknown: true, now: now)
-    guard case .made(let flow) = made else { return false }
+    let flow = flows.insertPlain(
+      addresses: fast[index].addresses, transport: fast[index].transport, hash: fast[index].hash,
+      tcpState: isOpening ? .synSent : .none, policyRule: verdict.rule, policyGeneration: generation, mark: number,
+      now: now)
+    guard flow != FlowTable.none else { return false }
     tables.policy.countHit(verdict)
-    flows.setMark(flow, number)
     fast[index].flow = flow
     return true
   }

@@ -191,18 +191,16 @@ import WeftWire
   /// reversed: then `FlowFlags.nat` is set. A flow to itself (both keys are one) has one entry.
   ///
   /// `timeout` is by protocol, TCP state and flags when it is not given. `reference` is what translation holds for the
-  /// flow; it comes back in the flow's `FlowEnd`. `ecmpMember` is the forward direction's. `isUnknown`: `forward` has been
-  /// looked for and was not there.
+  /// flow; it comes back in the flow's `FlowEnd`. `ecmpMember` is the forward direction's.
   public mutating func insert(
     forward key: FlowKey, forwardHash hash: UInt64, reverse back: FlowKey, flags: FlowFlags = [],
     timeout: FlowTimeout? = nil, tcpState: TCPState = .none, policyRule: UInt32 = FlowTable.none,
-    policyGeneration: UInt32 = 0, reference: UInt32 = FlowTable.noReference, ecmpMember: UInt16 = 0,
-    isUnknown: Bool = false, now: UInt64
+    policyGeneration: UInt32 = 0, reference: UInt32 = FlowTable.noReference, ecmpMember: UInt16 = 0, now: UInt64
   ) -> FlowInsertion {
     let isSingle = back == key
     let backHash = isSingle ? hash : back.hash(seed: seed)
     if !isSingle, find(back, hash: backHash) != Self.none { return .conflict }
-    if !isUnknown, find(key, hash: hash) != Self.none { return .conflict }
+    if find(key, hash: hash) != Self.none { return .conflict }
     guard makeSpace(isSingle ? 1 : 2, now) else {
       refused &+= 1
       return .refused

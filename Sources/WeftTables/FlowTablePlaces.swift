@@ -62,7 +62,7 @@ extension FlowTable {
     }
   }
 
-  private func fill(_ bucket: UnsafeMutableRawPointer, _ place: Int, _ tag: UInt16, _ index: UInt32) {
+  @inline(__always) func fill(_ bucket: UnsafeMutableRawPointer, _ place: Int, _ tag: UInt16, _ index: UInt32) {
     unsafe bucket.storeBytes(of: index, toByteOffset: 16 + place * 4, as: UInt32.self)
     unsafe bucket.storeBytes(of: tag, toByteOffset: place * 2, as: UInt16.self)
   }
@@ -93,7 +93,7 @@ extension FlowTable {
     return victim != Self.none && evict(victim, now)
   }
 
-  mutating func takeEntry() -> UInt32 {
+  @inline(__always) mutating func takeEntry() -> UInt32 {
     if freeHead != Self.none {
       let index = freeHead
       freeHead = unsafe entries[Int(index)].reverse

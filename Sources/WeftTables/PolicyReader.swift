@@ -189,7 +189,7 @@ typealias PolicyBlock = SIMD4<UInt64>
     var block = 0
     while block < blocks {
       let left = subject[block] & remote[block] & service[block] & source[block] & local[block] & flags[block]
-      if left[0] | left[1] | left[2] | left[3] != 0 {
+      if weft_any(left) != 0 {
         var word = 0
         while left[word] == 0 { word &+= 1 }
         let rule = block &* 256 &+ word &* 64 &+ left[word].trailingZeroBitCount

@@ -187,6 +187,16 @@ WEFT_INLINE uint64_t weft_sum(const void *_Nonnull data, size_t n, uint64_t sum)
   return sum;
 }
 
+/// Not 0 where any of 256 bits is set.
+typedef uint64_t weft_u64x4 __attribute__((ext_vector_type(4)));
+WEFT_INLINE int weft_any(weft_u64x4 v) {
+#if defined(__AVX__)
+  return !__builtin_ia32_ptestz256((__attribute__((vector_size(32))) long long)v, (__attribute__((vector_size(32))) long long)v);
+#else
+  return (v[0] | v[1] | v[2] | v[3]) != 0;
+#endif
+}
+
 /// Which of eight 16-bit tags equal `tag`: bit 2i and 2i+1 set where tag i matches.
 WEFT_INLINE uint32_t weft_match_tags(const void *_Nonnull tags, uint16_t tag) {
 #if defined(__SSE2__)
