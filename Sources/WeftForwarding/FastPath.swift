@@ -45,11 +45,14 @@ extension PacketPath {
     for index in 0..<count { flows.prefetchEntry(fast[index].hash) }
     var bytes = 0
     var index = 0
-    while index < count, send(index, interface.entry.isFabric, generation, now) {
+    while index < count {
+      let outcome = send(index, interface.entry.isFabric, generation, now)
+      // Another worker's, perhaps.
+      guard outcome == .sent || outcome == .noFlow && isShared && passOnFast(index, fast[index].key, id) else { break }
       bytes &+= fast[index].frameBytes
       index &+= 1
     }
-    if index > 0 { counters.received(id, packets: index, bytes: bytes) }
+    if index > 0 { received(id, packets: index, bytes: bytes) }
     return index
   }
 
@@ -179,34 +182,41 @@ extension PacketPath {
 
   // MARK: the second round: flow and path
 
-  /// Sends a packet whose flow knows everything about it. False: nothing has been done to it.
+  /// What became of a packet on the short way; but for `sent`, nothing has been done to it.
+  private enum FastOutcome {
+    case sent
+    case noFlow
+    case notSimple
+  }
+
+  /// Sends a packet whose flow knows everything about it.
   @inline(__always)
-  private mutating func send(_ index: Int, _ isFromFabric: Bool, _ generation: UInt32, _ now: UInt64) -> Bool {
+  private mutating func send(_ index: Int, _ isFromFabric: Bool, _ generation: UInt32, _ now: UInt64) -> FastOutcome {
     let fast = fast
     let flow = flows.find(fast[index].key, hash: fast[index].hash)
-    guard flow != FlowTable.none else { return false }
+    guard flow != FlowTable.none else { return .noFlow }
     let number = flows[flow].mark
     guard flows[flow].policyGeneration == generation, number != 0,
       flows[flow].flags.isDisjoint(with: [.denied, .nat, .mirrored, .staged]),
       flows.isSteady(flow, tcpFlags: fast[index].tcpFlags)
-    else { return false }
+    else { return .notSimple }
     let path = tables.paths[number]
     guard let nexthop = tables.nexthop(path.nexthop), let interface = tables.interface(nexthop.entry.interface),
       interface.entry.isPlain
-    else { return false }
+    else { return .notSimple }
     switch nexthop.entry.kind {
     case .encap:
-      guard fast[index].ipBytes <= Int(interface.entry.mtu), tx.hasRoom(pieces: 2, bytes: 64) else { return false }
+      guard fast[index].ipBytes <= Int(interface.entry.mtu), tx.hasRoom(pieces: 2, bytes: 64) else { return .notSimple }
       deliverFast(index, nexthop, interface)
     case .vxlan, .mplsOverUDP:
       guard !isFromFabric, nexthop.entry.underlayIsV4, nexthop.entry.isResolved, !nexthop.entry.fragments,
         fast[index].ipBytes <= Int(nexthop.entry.mtu), tx.hasRoom(pieces: 2, bytes: 128)
-      else { return false }
+      else { return .notSimple }
       encapsulateFast(index, path.label, nexthop)
-    default: return false
+    default: return .notSimple
     }
     flows.count(flow, bytes: fast[index].ipBytes, packets: 1, nexthop: path.nexthop, now: now)
-    return true
+    return .sent
   }
 
   @inline(__always)

@@ -46,7 +46,7 @@ import WeftWire
     return product.high ^ product.low
   }
 
-  @inlinable @inline(__always) func equals(_ other: FlowKey) -> Bool {
+  @inlinable @inline(__always) public func equals(_ other: FlowKey) -> Bool {
     (source.high ^ other.source.high) | (source.low ^ other.source.low) | (destination.high ^ other.destination.high)
       | (destination.low ^ other.destination.low) | (transport ^ other.transport) | (vrf ^ other.vrf) == 0
   }

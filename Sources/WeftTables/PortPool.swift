@@ -67,6 +67,9 @@ import WeftWire
     return UInt32(truncatingIfNeeded: address.low &- first.low)
   }
 
+  /// It has too few blocks for each worker to get some.
+  func isSmall(workers: Int) -> Bool { UInt64(count) &* UInt64(blocksPerAddress) < 2 &* UInt64(workers) }
+
   @inline(__always) private func place(_ portClass: PortClass, _ address: UInt32) -> Int {
     Int(portClass.rawValue) &* Int(count) &+ Int(address)
   }
