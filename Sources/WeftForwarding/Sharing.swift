@@ -33,7 +33,7 @@ import WeftWire
   /// Frames that were given to others, and that came from them.
   public internal(set) var given: UInt64 = 0
   public internal(set) var taken: UInt64 = 0
-  /// Flows that had to go because another worker could not note whose they are.
+  /// Flows of others that had to go because this worker could not note whose they are.
   public internal(set) var refused: UInt64 = 0
 
   /// There are other workers.

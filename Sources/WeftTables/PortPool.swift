@@ -193,7 +193,8 @@ import WeftWire
     precondition(MemoryLayout<Block>.size <= Self.stride)
     memory = try PortBlockMemory(bytes: Self.capacity * Self.stride)
     self.worker = UInt32(worker)
-    random = Maglev.mix(seed) | 1
+    // Each worker its own, so that nobody learns from one what the others give out.
+    random = Maglev.mix(seed ^ UInt64(worker) &* 0x9E37_79B9_7F4A_7C15) | 1
   }
 
   private func at(_ number: UInt32) -> UnsafeMutablePointer<Block> {
