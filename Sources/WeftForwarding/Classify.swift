@@ -7,14 +7,16 @@ extension PacketPath {
   mutating func classify(_ now: UInt64) {
     let batch = batch
     for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
-      if batch[index].isFragment { followFragment(&batch[index], now) }
+      if batch[index].isFragment, !isShared { followFragment(&batch[index], now) }
       flows.prefetchEntry(batch[index].hash)
     }
     let generation = tables.generation
     removals = flows.removals
     for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
+      if Self.mayBeError(batch[index]), followError(&batch[index]) { continue }
       let flow = flows.find(batch[index].key, hash: batch[index].hash)
       if flow == FlowTable.none || !flows.track(flow, tcpFlags: Self.tcpFlags(batch[index]), now: now) {
+        if isShared, passOn(&batch[index]) { continue }
         begin(&batch[index], generation, now)
       } else {
         follow(flow, &batch[index], generation, now)
@@ -47,7 +49,6 @@ extension PacketPath {
   // MARK: a flow's first packet
 
   private mutating func begin(_ packet: inout Packet, _ generation: UInt32, _ now: UInt64) {
-    if packet.proto == (packet.isV4 ? IPProtocol.icmp : IPProtocol.icmpv6), beginsWithError(&packet) { return }
     let isRouted = packet.link != .other
     var tcpState = TCPState.none
     if packet.proto == IPProtocol.tcp, !packet.isFragment {
@@ -82,14 +83,23 @@ extension PacketPath {
       var flags: FlowFlags = verdict.isLogged ? .logged : []
       if verdict.action != .allow { flags.formUnion(verdict.action == .reject ? [.denied, .rejected] : .denied) }
       let isDenied = flags.contains(.denied)
-      let made = flows.insert(
-        forward: packet.key, forwardHash: packet.hash, reverse: isDenied ? packet.key.reversed : key.reversed,
-        flags: flags, tcpState: isDenied ? .none : tcpState, policyRule: verdict.rule, policyGeneration: generation,
-        reference: isDenied ? FlowTable.noReference : translated?.reference ?? FlowTable.noReference, now: now)
+      let reverse = isDenied ? packet.key.reversed : key.reversed
+      if isShared, !canTell(packet.key, reverse) {
+        if let translated { nat.release(translated.reference) }
+        return drop(&packet, .handoverFull)
+      }
+      let made =
+        isShared && isElsewhere(reverse)
+        ? .conflict
+        : flows.insert(
+          forward: packet.key, forwardHash: packet.hash, reverse: reverse, flags: flags,
+          tcpState: isDenied ? .none : tcpState, policyRule: verdict.rule, policyGeneration: generation,
+          reference: isDenied ? FlowTable.noReference : translated?.reference ?? FlowTable.noReference, now: now)
       if isDenied, let translated { nat.release(translated.reference) }
       switch made {
       case .made(let flow):
         packet.flow = flow
+        if isShared { tell(flow, packet.key, reverse) }
       case .conflict where translated != nil && !isDenied:
         if let translated { nat.release(translated.reference) }
         attempt &+= 1
@@ -116,11 +126,16 @@ extension PacketPath {
   /// So many ports are tried for a flow whose answers could be taken for another's.
   private static var translationAttempts: Int { 8 }
 
+  @inline(__always) private static func mayBeError(_ packet: Packet) -> Bool {
+    packet.proto == (packet.isV4 ? IPProtocol.icmp : IPProtocol.icmpv6)
+  }
+
   /// An ICMP error belongs to the flow of the packet that it quotes: it passes as that flow does, translated as that is.
-  private mutating func beginsWithError(_ packet: inout Packet) -> Bool {
-    guard let (error, answers) = quoted(packet) else { return false }
+  /// False for anything else, and where there is no such flow.
+  private mutating func followError(_ packet: inout Packet) -> Bool {
+    guard !packet.marks.contains(.itself), let (error, answers) = quoted(packet) else { return false }
     let flow = flows.find(answers, hash: answers.hash(seed: seed))
-    guard flow != FlowTable.none else { return false }
+    guard flow != FlowTable.none else { return isShared && passOnError(&packet, answers) }
     let flags = flows[flow].flags
     if flags.contains(.denied) {
       drop(&packet, .policyDenied)
@@ -231,20 +246,12 @@ extension PacketPath {
 
   /// Fragments go the way of the packet that they are parts of: its first fragment shows the ports, which the later ones
   /// find by the identification. One that comes before the first, or long after, counts as a flow without ports.
-  private mutating func followFragment(_ packet: inout Packet, _ now: UInt64) {
-    let identification: UInt32
-    let isFirst: Bool
-    if packet.isV4 {
-      identification = UInt32(packet.ip.u16(4))
-      isFirst = packet.ip.u16(6) & IPv4.offsetMask == 0
-    } else {
-      let header = packet.ip.advanced(packet.transport &- 8)
-      identification = header.u32(4)
-      isFirst = header.u16(2) >> 3 == 0
-    }
-    let key = FragmentKey(
-      vrf: packet.vrf, source: packet.key.source, destination: packet.key.destination, identification: identification,
-      proto: packet.proto)
+  mutating func followFragment(_ packet: inout Packet, _ now: UInt64) {
+    let isFirst =
+      packet.isV4
+      ? packet.ip.u16(6) & IPv4.offsetMask == 0
+      : packet.ip.advanced(packet.transport &- 8).u16(2) >> 3 == 0
+    let key = fragmentKey(packet)
     let ports: FragmentPorts
     if isFirst {
       guard let shown = Self.ports(packet) else { return }
@@ -258,6 +265,14 @@ extension PacketPath {
       vrf: packet.vrf, source: packet.key.source, destination: packet.key.destination, proto: packet.proto,
       sourcePort: ports.source, destinationPort: ports.destination)
     packet.hash = packet.key.hash(seed: seed)
+  }
+
+  /// What the fragments of a packet have in common.
+  func fragmentKey(_ packet: Packet) -> FragmentKey {
+    FragmentKey(
+      vrf: packet.vrf, source: packet.key.source, destination: packet.key.destination,
+      identification: packet.isV4 ? UInt32(packet.ip.u16(4)) : packet.ip.advanced(packet.transport &- 8).u32(4),
+      proto: packet.proto)
   }
 
   /// The ports, or an echo's identifier, in a first fragment.
@@ -282,10 +297,16 @@ extension PacketPath {
   @discardableResult
   public mutating func age(now: UInt64) -> Bool {
     let isDone = flows.age(now: now)
+    var isLeft = true
     for _ in 0..<256 {
-      guard let end = flows.nextEnd() else { return isDone }
-      nat.release(end.reference)
+      guard let end = flows.firstEnd else {
+        isLeft = false
+        break
+      }
+      guard settle(end) else { break }
+      _ = flows.nextEnd()
     }
-    return false
+    if isShared { sharing.publish() }
+    return isDone && !isLeft
   }
 }

@@ -14,7 +14,7 @@ extension PacketPath {
       let problem = outer.read(frame, interface)
       let stride = isSuper ? Int(frame.virtio.gsoBytes) : outer.payloadBytes
       let segments = isSuper && stride > 0 ? max(1, (outer.payloadBytes + stride - 1) / stride) : 1
-      counters.received(id, packets: segments, bytes: frame.length)
+      received(id, packets: segments, bytes: frame.length)
       if let problem {
         counters.dropped(problem, id, packets: segments)
         continue

@@ -60,6 +60,9 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case policyRejected
   case tcpFlags
   case flowTableFull
+  // Between workers
+  case handoverFull
+  case handoverLoop
   // Address translation
   case natExhausted
   case natUntranslatable
@@ -127,6 +130,9 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .policyRejected: ("policy_rejected", "a policy rule does not let the flow pass and has its sender told")
     case .tcpFlags: ("tcp_flags", "a first packet with flags that no TCP sends, such as SYN and FIN")
     case .flowTableFull: ("flow_table_full", "a flow that needs an entry, to be translated, found no place")
+    case .handoverFull:
+      ("handover_full", "the worker that owns the packet's flow did not keep up: the ring to it had no more room")
+    case .handoverLoop: ("handover_loop", "workers handed the packet to each other too often")
     case .natExhausted: ("nat_exhausted", "the NAT pool has no port left for a new flow")
     case .natUntranslatable:
       (

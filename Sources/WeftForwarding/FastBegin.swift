@@ -9,14 +9,14 @@ extension PacketPath {
   mutating func beginFast(
     _ index: Int, _ id: UInt32, _ source: EntryReference<InterfaceEntry>, _ generation: UInt32, _ now: UInt64
   ) -> Bool {
-    let known = flows.find(
-      FlowKey(addresses: fast[index].addresses, transport: fast[index].transport), hash: fast[index].hash)
+    let key = fast[index].key
+    let known = flows.find(key, hash: fast[index].hash)
     if known != FlowTable.none {
       fast[index].flow = known
       return !fast[index].isOpening
     }
     let isFromFabric = source.entry.isFabric
-    let key = FlowKey(addresses: fast[index].addresses, transport: fast[index].transport)
+    if isShared, !isOwnFast(index, key) { return false }
     let isTCP = key.proto == IPProtocol.tcp
     let isOpening = fast[index].isOpening
     guard tables.nat.isEmpty, isTCP == isOpening, Self.isHost(v4: key.source.v4),

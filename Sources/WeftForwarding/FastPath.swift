@@ -24,6 +24,7 @@ import WeftWire
   /// TCP with SYN alone.
   var isOpening: Bool
 
+  @inline(__always) var key: FlowKey { FlowKey(addresses: addresses, transport: transport) }
   @inline(__always) var proto: UInt8 { UInt8(truncatingIfNeeded: transport >> 24) }
 }
 
@@ -51,17 +52,22 @@ extension PacketPath {
     let generation = tables.generation
     let fast = fast
     for index in 0..<read { fast[index].flow = flows.candidate(fast[index].hash) }
-    var count = 0
-    while count < read, hasFlow(count) || beginFast(count, id, interface, generation, now) { count &+= 1 }
-    // In registers, as far as there are any.
-    var sent = tx
     var done = 0
-    while done < count, send(done, isFromFabric, &sent, generation, now) { done &+= 1 }
-    tx = sent
+    while true {
+      var known = done
+      while known < read, hasFlow(known) || beginFast(known, id, interface, generation, now) { known &+= 1 }
+      // In registers, as far as there are any.
+      var sent = tx
+      while done < known, send(done, isFromFabric, &sent, generation, now) { done &+= 1 }
+      tx = sent
+      // Another worker's, perhaps.
+      guard isShared, done == known, done < read, passOnFast(done, id) else { break }
+      done &+= 1
+    }
     guard done > 0 else { return 0 }
     var bytes = 0
     for index in 0..<done { bytes &+= frames[index].length }
-    counters.received(id, packets: done, bytes: bytes)
+    received(id, packets: done, bytes: bytes)
     return done
   }
 

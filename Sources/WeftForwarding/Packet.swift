@@ -11,6 +11,8 @@ enum Verdict: UInt8 {
   case merged
   /// Dropped and counted.
   case dropped
+  /// Goes on in another worker.
+  case handedOver
 }
 
 /// How a packet is addressed on its link.
@@ -85,7 +87,14 @@ enum LinkDestination: UInt8 {
   /// The entry of its direction; `FlowTable.none` for a packet without a flow.
   var flow: UInt32 = FlowTable.none
 
+  /// With several workers: the frame of the batch that it is in, what those before have found out about it, and the
+  /// other worker that it goes to.
+  var frame: UInt8 = 0
+  var marks = HandOverMark(rawValue: 0)
+  var worker = Packet.noWorker
+
   static let none = UInt32.max
+  static let noWorker = UInt16.max
 
   init(ethernet: Bytes, length: Int, interface: UInt32, vrf: UInt32, virtio: VirtioNetHeader) {
     self.ethernet = ethernet

@@ -25,6 +25,8 @@ import WeftWire
   /// Simple packets of known flows go the short way (FastPath.swift). The result is the same; this is for comparing.
   public var usesFastPath = true
   var open = OpenChains()
+  /// What it shares with other workers.
+  public var sharing: Sharing
   /// How many packets the router may make about packets that it drops.
   public var errors = ErrorLimit()
   /// How many it has made.
@@ -42,7 +44,7 @@ import WeftWire
 
   public init(
     tables: Tables, flows: FlowTable, fragments: FragmentTable, nat: NATWorker, counters: Counters, interfaces: Int,
-    seed: UInt64
+    seed: UInt64, sharing: Sharing = Sharing()
   ) {
     self.tables = tables
     self.flows = flows
@@ -50,6 +52,8 @@ import WeftWire
     self.fragments = fragments
     self.counters = counters
     self.seed = seed
+    self.sharing = sharing
+    self.nat.owner = sharing.owner
     tx = TxFrames(interfaces: interfaces)
   }
 
@@ -57,6 +61,7 @@ import WeftWire
     batch.deallocate()
     fast.deallocate()
     open.deallocate()
+    sharing.deallocate()
     tx.deallocate()
   }
 
@@ -67,8 +72,16 @@ import WeftWire
       return
     }
     clock = now
+    if isShared { sharing.begin(frames, interface: id) }
     let done = usesFastPath && interface.entry.isPlain ? forwardFast(frames, id, interface, now) : 0
-    guard done < frames.count else { return }
+    if done < frames.count { forward(frames, from: done, id, interface, now) }
+    if isShared { sharing.publish() }
+  }
+
+  /// The way of all stages.
+  private mutating func forward(
+    _ frames: RxFrames, from done: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>, _ now: UInt64
+  ) {
     batch.removeAll()
     clamps = interface.entry.clampsMSS
     if interface.entry.isFabric {
@@ -77,6 +90,7 @@ import WeftWire
       receive(frames, from: done, id, interface)
     }
     parse()
+    if isShared { own(now) }
     if interface.entry.isFabric { coalesce() }
     classify(now)
     route()

@@ -10,7 +10,7 @@ extension PacketPath {
     for index in first..<frames.count {
       let frame = frames[index]
       guard frame.length >= Ethernet.bytes else {
-        counters.received(id, packets: 1, bytes: frame.length)
+        received(id, packets: 1, bytes: frame.length)
         counters.dropped(.shortFrame, id, packets: 1)
         continue
       }
@@ -18,7 +18,7 @@ extension PacketPath {
         ethernet: frame.bytes, length: frame.length, interface: id, vrf: vrf, virtio: frame.virtio)
       classify(&packet)
       if packet.gso != VirtioNetHeader.gsoNone { packet.segments = Self.estimatedSegments(packet) }
-      counters.received(id, packets: packet.segments, bytes: frame.length)
+      received(id, packets: packet.segments, bytes: frame.length)
       batch.append(packet)
     }
   }

@@ -20,7 +20,8 @@ extension PacketPath {
   mutating func translate(_ packet: inout Packet, now: UInt64, attempt: Int = 0) -> Translated? {
     guard !tables.nat.isEmpty else { return nil }
     let translation = tables.translate(
-      packet.key, hasPorts: hasPorts(packet), worker: &nat, now: now, attempt: attempt)
+      packet.key, hasPorts: hasPorts(packet), worker: &nat, now: now, attempt: attempt,
+      isDecided: packet.marks.contains(.decided))
     switch translation.outcome {
     case .none: return nil
     case .translated:
@@ -28,6 +29,7 @@ extension PacketPath {
     case .exhausted: drop(&packet, .natExhausted)
     case .noBackend: refuse(&packet, .serviceNoBackend, .portUnreachable)
     case .unsupported: drop(&packet, .natUntranslatable)
+    case .elsewhere: passOn(&packet, toDecide: translation.worker)
     }
     return nil
   }

@@ -34,7 +34,7 @@ extension PacketPath {
         }
         count(batch[index], batch, now)
       case .reply: answer(&batch[index])
-      case .merged, .dropped: continue
+      case .merged, .dropped, .handedOver: continue
       }
     }
   }

@@ -39,7 +39,8 @@ public struct StatisticsLayout: Sendable {
 /// A worker's part of the statistics region: plain 64-bit counters with one writer.
 ///
 /// Header offsets: 0 heartbeat (ns), 8 core, 16 NUMA node, 24 batches, 32 packets, 40 sleeps, 48 flow entries,
-/// 56 flows that found no place.
+/// 56 flows that found no place, 64 frames given to other workers, 72 frames taken from them, 80 keys whose flows live with
+/// other workers, 88 flows of others that had to go because this worker could not note whose they are.
 @safe public struct WorkerStatistics: @unchecked Sendable {
   public let header: UnsafeMutableRawPointer
   /// A 64-bit counter for each drop reason.
@@ -60,6 +61,12 @@ public struct StatisticsLayout: Sendable {
   public func setFlows(_ count: Int, refused: UInt64) {
     unsafe weft_store_relaxed_u64(header + 48, UInt64(count))
     unsafe weft_store_relaxed_u64(header + 56, refused)
+  }
+  public func setSharing(given: UInt64, taken: UInt64, redirects: Int, refused: UInt64) {
+    unsafe weft_store_relaxed_u64(header + 64, given)
+    unsafe weft_store_relaxed_u64(header + 72, taken)
+    unsafe weft_store_relaxed_u64(header + 80, UInt64(redirects))
+    unsafe weft_store_relaxed_u64(header + 88, refused)
   }
 }
 
@@ -145,6 +152,13 @@ public final class StatisticsReader: @unchecked Sendable {
     public let flows: UInt64
     /// Flows that were forwarded without an entry, because the table was full.
     public let flowsRefused: UInt64
+    /// Frames of flows that another worker has, given to it; and taken from others.
+    public let handedOver: UInt64
+    public let takenOver: UInt64
+    /// Keys of this worker whose flows live with others.
+    public let redirects: UInt64
+    /// Flows of others that had to go because this worker could not note whose they are.
+    public let redirectsRefused: UInt64
   }
 
   private let mapping: Mapping
@@ -211,7 +225,8 @@ public final class StatisticsReader: @unchecked Sendable {
         index: UInt32(worker), core: Int32(truncatingIfNeeded: load(at + 8)),
         numaNode: Int32(truncatingIfNeeded: load(at + 16)),
         heartbeatAgeMilliseconds: now > beat ? (now - beat) / 1_000_000 : 0, batches: load(at + 24),
-        packets: load(at + 32), sleeps: load(at + 40), flows: load(at + 48), flowsRefused: load(at + 56))
+        packets: load(at + 32), sleeps: load(at + 40), flows: load(at + 48), flowsRefused: load(at + 56),
+        handedOver: load(at + 64), takenOver: load(at + 72), redirects: load(at + 80), redirectsRefused: load(at + 88))
     }
   }
 

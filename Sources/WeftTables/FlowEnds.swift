@@ -2,8 +2,9 @@ import WeftSystem
 
 /// A bounded queue of flows that have ended, in memory of its own.
 ///
-/// When nobody takes them, records get lost, which is counted; but the last quarter is kept for those with a reference,
-/// and of these none is lost: `put` refuses them, and the flow stays until there is room.
+/// When nobody takes them, records get lost, which is counted; but the last quarter is kept for those that somebody has
+/// to hear of (a port to give back, a redirect to take back), and of these none is lost: `put` refuses them, and the flow
+/// stays until there is room.
 @safe struct FlowEnds {
   private let records: UnsafeMutablePointer<FlowEnd>
   private let mask: Int
@@ -23,9 +24,9 @@ import WeftSystem
   private var capacity: Int { mask + 1 }
   var isFull: Bool { count == capacity }
 
-  /// False when the record has a reference and there is no room.
+  /// False when somebody has to hear of it and there is no room.
   mutating func put(_ end: FlowEnd) -> Bool {
-    if end.reference == FlowTable.noReference {
+    if end.reference == FlowTable.noReference, end.redirect == 0 {
       guard count < capacity - capacity / 4 else {
         lost &+= 1
         return true
@@ -38,9 +39,11 @@ import WeftSystem
     return true
   }
 
+  /// The oldest record, which stays.
+  var first: FlowEnd? { head == tail ? nil : unsafe records[head & mask] }
+
   mutating func take() -> FlowEnd? {
-    guard head != tail else { return nil }
-    let end = unsafe records[head & mask]
+    guard let end = first else { return nil }
     head &+= 1
     return end
   }

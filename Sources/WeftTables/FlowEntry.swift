@@ -258,6 +258,8 @@ public struct FlowTimeouts: Equatable, Sendable {
   public var policyRule: UInt32
   /// What translation gets back; `FlowTable.noReference` for nothing.
   public var reference: UInt32
+  /// The number under which other workers know that this one has the flow (`FlowTable.setRedirect`); 0 where none does.
+  public var redirect: UInt32
   public var flags: FlowFlags
   public var tcpState: TCPState
   public var reason: FlowEndReason

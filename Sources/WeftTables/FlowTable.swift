@@ -259,8 +259,25 @@ import WeftWire
   /// The member of an ECMP nexthop that this direction's packets go to.
   public func setMember(_ index: UInt32, _ member: UInt16) { unsafe entries[Int(index)].ecmpMember = member }
 
-  /// Removes a flow, given either of its entries. False when it has a reference and its end could not be recorded for
-  /// want of room: it stays as it is, and is removed by a later call.
+  /// Other workers, to whom a key of this flow belongs, know under this number, not 0, that this one has it. Its end must
+  /// reach them: it is never lost. A flow to itself, which has one entry, cannot have one.
+  public func setRedirect(_ index: UInt32, _ serial: UInt32) {
+    let forward = forwardIndex(index)
+    guard forward != Self.none, unsafe entries[Int(forward)].reverse != Self.none else { return }
+    // The reverse entry is in no slot of the wheel: its link is free for this.
+    unsafe entries[Int(entries[Int(forward)].reverse)].wheelNext = serial
+  }
+
+  /// The number of `setRedirect`; 0 for none.
+  public func redirect(_ index: UInt32) -> UInt32 {
+    let forward = forwardIndex(index)
+    guard forward != Self.none, unsafe entries[Int(forward)].reverse != Self.none else { return 0 }
+    let serial = unsafe entries[Int(entries[Int(forward)].reverse)].wheelNext
+    return serial == Self.none ? 0 : serial
+  }
+
+  /// Removes a flow, given either of its entries. False when somebody has to hear of its end and that could not be
+  /// recorded for want of room: it stays as it is, and is removed by a later call.
   @discardableResult
   public mutating func remove(_ index: UInt32, reason: FlowEndReason = .revoked, now: UInt64) -> Bool {
     guard isInUse(index) else { return true }
@@ -307,6 +324,9 @@ import WeftWire
 
   /// The end of a flow that has not been taken yet, in order; nil when there is none.
   public mutating func nextEnd() -> FlowEnd? { ends.take() }
+
+  /// The one that `nextEnd` would take.
+  public var firstEnd: FlowEnd? { ends.first }
 
   /// Up to `limit` entries from position `cursor` on; the position to go on from, 0 when that was all.
   public func dump(cursor: Int, limit: Int, _ body: (FlowEntry) -> Void) -> Int {
@@ -398,8 +418,8 @@ import WeftWire
       forward: entry.key, reverse: back.key, forwardPackets: entry.packets, forwardBytes: entry.bytes,
       reversePackets: isSingle ? 0 : back.packets, reverseBytes: isSingle ? 0 : back.bytes, created: entry.created,
       lastSeen: max(entry.lastSeen, back.lastSeen), ended: now, policyRule: entry.policyRule,
-      reference: entry.reference, flags: entry.flags.subtracting([.listed, .steady]), tcpState: entry.tcpState,
-      reason: reason)
+      reference: entry.reference, redirect: redirect(forward), flags: entry.flags.subtracting([.listed, .steady]),
+      tcpState: entry.tcpState, reason: reason)
   }
 
   private mutating func record(_ forward: UInt32, _ reason: FlowEndReason, _ now: UInt64) -> Bool {

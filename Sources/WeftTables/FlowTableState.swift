@@ -69,6 +69,7 @@ extension FlowTable {
   private mutating func renew(_ forward: UInt32, _ now: UInt64) {
     var end = end(forward, .renewed, now)
     end.reference = Self.noReference
+    end.redirect = 0
     _ = ends.put(end)
     clear(forward, [.replied, .established, .dying])
     both(forward) { entry in

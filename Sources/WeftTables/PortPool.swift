@@ -67,6 +67,9 @@ import WeftWire
     return UInt32(truncatingIfNeeded: address.low &- first.low)
   }
 
+  /// It has too few blocks for each worker to get some.
+  func isSmall(workers: Int) -> Bool { UInt64(count) &* UInt64(blocksPerAddress) < 2 &* UInt64(workers) }
+
   @inline(__always) private func place(_ portClass: PortClass, _ address: UInt32) -> Int {
     Int(portClass.rawValue) &* Int(count) &+ Int(address)
   }
@@ -190,7 +193,8 @@ import WeftWire
     precondition(MemoryLayout<Block>.size <= Self.stride)
     memory = try PortBlockMemory(bytes: Self.capacity * Self.stride)
     self.worker = UInt32(worker)
-    random = Maglev.mix(seed) | 1
+    // Each worker its own, so that nobody learns from one what the others give out.
+    random = Maglev.mix(seed ^ UInt64(worker) &* 0x9E37_79B9_7F4A_7C15) | 1
   }
 
   private func at(_ number: UInt32) -> UnsafeMutablePointer<Block> {

@@ -5,11 +5,27 @@ import WeftWire
 @safe public struct NATWorker {
   public var ports: PortBlocks
   public var affinity: AffinityTable
+  /// Which worker this is, of how many.
+  public var owner = FlowOwner()
+  /// The flow in hand is this worker's to decide, whosesoever it would be.
+  var isDecided = false
 
   public init(worker: Int, seed: UInt64, clients: Int = 1 << 14) throws(SystemError) {
     ports = try PortBlocks(worker: worker, seed: seed)
     affinity = try AffinityTable(capacity: clients)
   }
+
+  /// The worker that decides about what must be known of all flows of a client; nil where that is this one.
+  func other(client: IPAddress) -> Int? { isDecided || owner.workers == 1 ? nil : other(owner.worker(client: client)) }
+
+  /// The worker that has all flows of a pool, where that cannot be divided: it has too few blocks for all workers, or
+  /// the flow shows no port (`hasPorts`), so that only the address keeps its answers apart. nil: this one, or any.
+  func other(pool: EntryReference<PortPoolEntry>, hasPorts: Bool) -> Int? {
+    guard !isDecided, owner.workers > 1, !hasPorts || pool.entry.isSmall(workers: owner.workers) else { return nil }
+    return other(Int(pool.entry.id) % owner.workers)
+  }
+
+  private func other(_ worker: Int) -> Int? { worker == owner.index ? nil : worker }
 
   /// Gives back what a flow had: the reference of its translation, when the flow has ended or was never made.
   public mutating func release(_ reference: UInt32) { if reference != 0 { ports.release(reference) } }
@@ -27,6 +43,8 @@ import WeftWire
     case noBackend
     /// A packet that shows no ports, where ports decide.
     case unsupported
+    /// Another worker is to make the flow.
+    case elsewhere
   }
 
   /// What was translated.
@@ -45,6 +63,8 @@ import WeftWire
   /// What `NATWorker.release` takes when the flow ends; 0 for nothing.
   public var reference: UInt32 = 0
   public var flags: Flags = []
+  /// Of `elsewhere`.
+  public var worker = 0
 
   init(_ outcome: Outcome, _ key: FlowKey) {
     self.outcome = outcome
@@ -79,11 +99,13 @@ extension Tables {
   /// for, then the rules of source NAT).
   ///
   /// `hasPorts`: the packet shows ports, or an echo's identifier. `attempt` counts from 0; a higher one, after the flow
-  /// table said that the answers' key is another flow's, gives another port. `now` is CLOCK_MONOTONIC, ns.
+  /// table said that the answers' key is another flow's, gives another port. `isDecided`: this worker makes the flow,
+  /// though another might be asked to. `now` is CLOCK_MONOTONIC, ns.
   public func translate(
-    _ key: FlowKey, hasPorts: Bool, worker: inout NATWorker, now: UInt64, attempt: Int = 0
+    _ key: FlowKey, hasPorts: Bool, worker: inout NATWorker, now: UInt64, attempt: Int = 0, isDecided: Bool = false
   ) -> Translation {
     guard !nat.isEmpty else { return Translation(.none, key) }
+    worker.isDecided = isDecided
     let vrf = UInt32(truncatingIfNeeded: key.vrf)
     var result = Translation(.translated, key)
     var destination = Destination(vrf: vrf, address: key.destination, port: key.destinationPort)
@@ -96,7 +118,9 @@ extension Tables {
       if egress.vrf != vrf { _ = find(key, egress.vrf, hasPorts, &worker, now, &destination) }
     }
     guard destination.outcome == .none || destination.outcome == .translated else {
-      return Translation(destination.outcome, key)
+      result = Translation(destination.outcome, key)
+      result.worker = destination.worker
+      return result
     }
     if destination.outcome == .translated { result.flags.insert(.destination) }
     if destination.isService { result.flags.insert(.service) }
@@ -105,7 +129,11 @@ extension Tables {
     if !destination.isService || !translateClient(key, destination, &worker, attempt, &source), !egress.isReceived {
       translateSource(key, vrf, egress.vrf, destination, hasPorts, &worker, attempt, &source)
     }
-    guard source.outcome == .none || source.outcome == .translated else { return Translation(source.outcome, key) }
+    guard source.outcome == .none || source.outcome == .translated else {
+      result = Translation(source.outcome, key)
+      result.worker = source.worker
+      return result
+    }
     if source.outcome == .translated { result.flags.insert(.source) }
     if source.isHairpin { result.flags.insert(.hairpin) }
     guard !result.flags.isEmpty else { return Translation(.none, key) }
@@ -132,6 +160,8 @@ extension Tables {
     var isService = false
     var translatesSource = false
     var pool: UInt32 = 0
+    /// Of the outcome `elsewhere`.
+    var worker = 0
     /// Source of a hairpin.
     var hairpin = IPAddress(high: 0, low: 0)
 
@@ -150,6 +180,8 @@ extension Tables {
     var port: UInt16
     var reference: UInt32 = 0
     var isHairpin = false
+    /// Of the outcome `elsewhere`.
+    var worker = 0
 
     init(address: IPAddress, port: UInt16) {
       self.address = address
@@ -201,6 +233,11 @@ extension Tables {
     var chosen: ServiceBackend?
     let affinity = found.entry.affinity
     if affinity > 0 {
+      if let other = decider(found, key, worker) {
+        result.outcome = .elsewhere
+        result.worker = other
+        return
+      }
       let number = worker.affinity.backend(
         service: found.entry.serial, client: key.source, now: now, limit: affinity)
       if let number { chosen = found.backend(number: number) }
@@ -224,6 +261,17 @@ extension Tables {
     if backend.port != 0 { result.port = backend.port }
   }
 
+  /// The other worker that knows which backend the client of a service keeps: one for all services of a client, and
+  /// where its address is translated by a pool that cannot be divided, the one that has that.
+  private func decider(_ found: EntryReference<TranslationEntry>, _ key: FlowKey, _ worker: NATWorker) -> Int? {
+    if found.entry.translatesSource, let pool = nat.pool(found.entry.pool),
+      pool.entry.isSmall(workers: worker.owner.workers)
+    {
+      return worker.other(pool: pool, hasPorts: true)
+    }
+    return worker.other(client: key.source)
+  }
+
   // MARK: source
 
   /// A service's client towards the backend: where the client is the backend, its answers would never leave it; where
@@ -234,6 +282,12 @@ extension Tables {
     if destination.address == key.source, destination.vrf == UInt32(truncatingIfNeeded: key.vrf) {
       guard attempt < 64 else {
         source.outcome = .exhausted
+        return true
+      }
+      // Only one worker can see that none of its hairpins are taken for each other.
+      if let other = worker.other(client: key.source) {
+        source.outcome = .elsewhere
+        source.worker = other
         return true
       }
       source.outcome = .translated
@@ -284,6 +338,11 @@ extension Tables {
         source.outcome = .unsupported
         return
       }
+      if let other = worker.other(pool: pool, hasPorts: false) {
+        source.outcome = .elsewhere
+        source.worker = other
+        return
+      }
       // No port tells two insiders apart that speak to one outsider: the second needs an address of its own.
       let count = pool.entry.count
       guard attempt < min(Int(count), 64) else {
@@ -293,6 +352,11 @@ extension Tables {
       let index = UInt32(truncatingIfNeeded: spread.multipliedFullWidth(by: UInt64(count)).high)
       source.outcome = .translated
       source.address = pool.entry.address((index &+ UInt32(attempt)) % count)
+      return
+    }
+    if let other = worker.other(pool: pool, hasPorts: true) {
+      source.outcome = .elsewhere
+      source.worker = other
       return
     }
     guard attempt < 64,

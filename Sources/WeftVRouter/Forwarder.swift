@@ -1,4 +1,5 @@
 import CLinux
+import CNuma
 import Glibc
 import Logging
 import WeftForwarding
@@ -72,18 +73,27 @@ public final class Forwarder {
     server = try RingServer(path: settings.socket, statistics: statistics)
     let seed = UInt64.random(in: .min ... .max)
     var workers: [Worker] = []
+    var started = 0
     do {
+      // Rings lie with whom they lead to, whoever touches them first.
+      let mesh = try HandOverMesh(workers: settings.cores.count) { worker, memory in
+        guard numa_available() >= 0 else { return }
+        numa_tonode_memory(memory.baseAddress, memory.count, Int32(Worker.node(ofCore: settings.cores[worker])))
+      }
       for (index, core) in settings.cores.enumerated() {
         let worker = try Worker(
           index: index, core: core, settings: settings, tables: tables.reader, epoch: tables.epochs.worker(index),
-          statistics: statistics.worker(index), seed: seed, logger: logger)
-        try worker.start()
+          statistics: statistics.worker(index), mesh: mesh, seed: seed, logger: logger)
         workers.append(worker)
+      }
+      for worker in workers {
+        try worker.start(wakers: workers.map(\.waker))
+        started += 1
       }
       ports = try PortManager(workers: workers, logger: logger)
       links = try NetlinkMonitor([.links])
     } catch {
-      for worker in workers { worker.stop() }
+      for worker in workers.prefix(started) { worker.stop() }
       throw error
     }
     self.workers = workers

@@ -21,18 +21,25 @@ public struct Replay {
   private let limits: TableLimits
   private let ports = ReplayPorts()
   private let statistics: StatisticsRegion
+  private let workerCount: Int
 
-  /// Programs the tables of a file. Throws where an entry is refused, with its JSON path.
-  public init(_ file: TablesFile) throws {
+  /// Most workers of a replay.
+  public static let maximumWorkers = 64
+
+  /// Programs the tables of a file. Throws where an entry is refused, with its JSON path. `workers`: 1 to
+  /// `maximumWorkers`.
+  public init(_ file: TablesFile, workers: Int = 1) throws {
+    precondition(workers >= 1 && workers <= Self.maximumWorkers)
     limits = file.limits
+    workerCount = workers
     tables = try TableMemory(
       sizes: TableSizes(
         interfaces: Int(limits.interfaces), vrfs: Int(limits.vrfs), nexthops: Int(limits.nexthops),
         routes: Int(limits.routes), routeNodes: Int(limits.routeNodes), bridge: Int(limits.bridge)),
-      workers: 1)
+      workers: workers)
     let reasons = DropReason.allCases
     statistics = try StatisticsRegion(
-      layout: StatisticsLayout(workers: 1, interfaces: Int(limits.interfaces), reasons: reasons.count),
+      layout: StatisticsLayout(workers: workers, interfaces: Int(limits.interfaces), reasons: reasons.count),
       reasons: reasons.map { ($0.name, $0.explanation) })
     programmer = TableProgrammer(memory: tables, limits: limits, ports: ports)
     for (command, source) in zip(file.commands, file.sources) {
@@ -62,14 +69,9 @@ public struct Replay {
     try makeFolder(output)
     // Of an earlier replay.
     for port in ports.names.keys { unlink("\(output)/\(port).pcap") }
-    let seed: UInt64 = 0x5745_4654_5345_4544
-    let worker = statistics.worker(0)
-    let counters = Counters(
-      drops: worker.drops, interfaces: worker.interfaces, interfaceCount: Int(limits.interfaces))
-    var path = PacketPath(
-      tables: tables.reader, flows: try FlowTable(capacity: Int(limits.flows), seed: seed),
-      fragments: try FragmentTable(seed: seed), nat: try NATWorker(worker: 0, seed: seed), counters: counters,
-      interfaces: Int(limits.interfaces), seed: seed)
+    let workers = try ReplayWorkers(
+      count: workerCount, tables: tables.reader, statistics: statistics, limits: limits, seed: 0x5745_4654_5345_4544)
+    defer { workers.stop() }
     var writers: [UInt32: PcapWriter] = [:]
     var last: UInt64 = 0
     // A capture that is cut short ends the replay: what came of it so far is kept.
@@ -88,15 +90,17 @@ public struct Replay {
         } while packets.count < RxFrames.capacity && (sources[first].next.map { $0.time < limit } ?? false)
       } catch { fault = error }
       last = packets.last?.time ?? last
-      try process(packets, sources[first].id, &path, counters) { interface, frame, time in
-        let name = ports.devices[interface] ?? String(interface)
-        let writer = try writers[interface] ?? PcapWriter(path: "\(output)/\(name).pcap")
-        writers[interface] = writer
-        writer.write(frame, time: time)
+      // What comes of a batch has the time of its first packet.
+      guard let time = packets.first?.time else { break }
+      for frame in workers.round(packets.map(\.frame), interface: sources[first].id, time: time) {
+        let name = ports.devices[frame.interface] ?? String(frame.interface)
+        let writer = try writers[frame.interface] ?? PcapWriter(path: "\(output)/\(name).pcap")
+        writers[frame.interface] = writer
+        writer.write(frame.bytes, time: time)
       }
     }
     for writer in writers.values { try writer.finish() }
-    try writeReport(output, path, last)
+    try writeReport(output, workers, last)
     if let fault { throw fault }
   }
 
@@ -106,45 +110,6 @@ public struct Replay {
     var next: PcapPacket?
 
     mutating func advance() throws(PcapError) { next = try reader.next() }
-  }
-
-  private func process(
-    _ packets: [PcapPacket], _ interface: UInt32, _ path: inout PacketPath, _ counters: Counters,
-    _ send: (UInt32, [UInt8], UInt64) throws -> Void
-  ) throws {
-    guard let time = packets.first?.time else { return }
-    var frames = RxFrames()
-    defer { frames.deallocate() }
-    // Each in memory of its own size, so that a read beyond a frame's end shows with a sanitizer.
-    var memory: [UnsafeMutableRawPointer] = []
-    defer { for pointer in memory { pointer.deallocate() } }
-    for packet in packets {
-      let pointer = UnsafeMutableRawPointer.allocate(byteCount: max(1, packet.frame.count), alignment: 16)
-      packet.frame.withUnsafeBytes { bytes in
-        if let base = bytes.baseAddress { pointer.copyMemory(from: base, byteCount: bytes.count) }
-      }
-      memory.append(pointer)
-      frames.append(RxFrame(bytes: Bytes(pointer), length: packet.frame.count, virtio: VirtioNetHeader()))
-    }
-    path.process(frames, interface: interface, now: time)
-    path.age(now: time)
-    for index in 0..<path.tx.touchedCount {
-      let target = path.tx.touched(index)
-      var total = 0
-      var count = 0
-      var number = path.tx.head(target)
-      while number != TxFrames.none {
-        let frame = path.tx.frame(number)
-        var bytes = [UInt8](repeating: 0, count: Int(frame.length))
-        bytes.withUnsafeMutableBytes { if let base = $0.baseAddress { path.tx.copy(frame, to: base) } }
-        try send(target, bytes, time)
-        total += bytes.count
-        count += Int(frame.packets)
-        number = frame.next
-      }
-      counters.sent(target, packets: count, bytes: total)
-    }
-    path.tx.reset()
   }
 
   private func makeFolder(_ path: String) throws(ReplayError) {
@@ -158,13 +123,12 @@ public struct Replay {
     guard access(path, W_OK) == 0 else { throw ReplayError("--out \(path): \(SystemError.text(errno))") }
   }
 
-  private func writeReport(_ output: String, _ path: borrowing PacketPath, _ now: UInt64) throws {
+  private func writeReport(_ output: String, _ workers: ReplayWorkers, _ now: UInt64) throws {
     let reader = try statistics.reader()
-    var flows: [FlowRecord] = []
-    _ = path.flows.dump(cursor: 0, limit: .max) { flows.append(flowRecord($0, 0, now)) }
+    let (flows, made) = workers.flows(now: now)
     let report = ReplayReport(
       ports: Dictionary(uniqueKeysWithValues: ports.names.map { ($0.key, reader.interface($0.value)) }),
-      drops: reader.drops(), flows: flows, made: path.made)
+      drops: reader.drops(), flows: flows, made: made, sharing: workers.sharing)
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }

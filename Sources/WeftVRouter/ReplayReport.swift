@@ -37,14 +37,38 @@ struct ReplayReport: Encodable {
     }
   }
 
+  /// What a worker shared with others.
+  struct Worker: Encodable {
+    let worker: Int
+    let handedOver: UInt64
+    let redirects: Int
+
+    enum CodingKeys: String, CodingKey {
+      case worker
+      case handedOver = "handed-over"
+      case redirects
+    }
+  }
+
   let ports: [String: Port]
   /// Reasons that occurred.
   let drops: [String: UInt64]
   let flows: [Flow]
   /// Packets that the router made about those it dropped, if it did.
   let made: UInt64?
+  /// Left out where there is but one.
+  let workers: [Worker]?
 
-  init(ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64) {
+  init(
+    ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64,
+    sharing: [(given: UInt64, redirects: Int)]
+  ) {
+    workers =
+      sharing.count == 1
+      ? nil
+      : sharing.enumerated().map {
+        Worker(worker: $0.offset, handedOver: $0.element.given, redirects: $0.element.redirects)
+      }
     self.made = made == 0 ? nil : made
     self.ports = ports.mapValues {
       Port(

@@ -36,6 +36,9 @@ final class Worker: @unchecked Sendable {
   private let statistics: WorkerStatistics
   private let limits: TableLimits
   private let seed: UInt64
+  private let mesh: HandOverMesh
+  /// What wakes each of the workers; filled in before the thread starts.
+  private var wakers: [Int32] = []
   private let logger: Logger
   private let stopping = Atomic<Bool>(false)
   private let wake: Descriptor
@@ -46,11 +49,11 @@ final class Worker: @unchecked Sendable {
 
   init(
     index: Int, core: Int, settings: ForwarderSettings, tables: Tables, epoch: WorkerEpoch,
-    statistics: WorkerStatistics, seed: UInt64, logger: Logger
+    statistics: WorkerStatistics, mesh: HandOverMesh, seed: UInt64, logger: Logger
   ) throws(SystemError) {
     self.index = index
     self.core = core
-    node = numa_available() < 0 ? 0 : max(0, Int(numa_node_of_cpu(Int32(core))))
+    node = Self.node(ofCore: core)
     idle = settings.idle
     spin = settings.spinMicroseconds * 1000
     errorsPerSecond = settings.errorsPerSecond
@@ -59,6 +62,7 @@ final class Worker: @unchecked Sendable {
     self.epoch = epoch
     self.statistics = statistics
     self.seed = seed
+    self.mesh = mesh
     self.logger = logger
     wake = try .event()
     poller = try Descriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), "make", "epoll descriptor")
@@ -66,8 +70,17 @@ final class Worker: @unchecked Sendable {
     try watch(wake.raw, Self.wakeToken)
   }
 
-  /// Starts the thread and waits until it has its memory.
-  func start() throws(SystemError) {
+  /// The NUMA node of a core; 0 where there is but one.
+  static func node(ofCore core: Int) -> Int {
+    numa_available() < 0 ? 0 : max(0, Int(numa_node_of_cpu(Int32(core))))
+  }
+
+  /// What wakes it: an eventfd.
+  var waker: Int32 { wake.raw }
+
+  /// Starts the thread and waits until it has its memory. `wakers`: those of all workers.
+  func start(wakers: [Int32]) throws(SystemError) {
+    self.wakers = wakers
     let argument = Unmanaged.passRetained(self)
     let status = pthread_create(
       &thread, nil,
@@ -126,12 +139,15 @@ final class Worker: @unchecked Sendable {
       let large = try LargeFrames()
       let sender = try PacketSender(mtu: 1600)
       let flows = try FlowTable(capacity: Int(limits.flows), seed: seed)
+      let sharing =
+        mesh.workers == 1
+        ? Sharing() : try Sharing(mesh, worker: index, redirects: Int(limits.flows), seed: seed)
       let counters = Counters(
         drops: statistics.drops, interfaces: statistics.interfaces, interfaceCount: Int(limits.interfaces))
       var path = PacketPath(
         tables: tables, flows: flows, fragments: try FragmentTable(seed: seed),
         nat: try NATWorker(worker: index, seed: seed), counters: counters,
-        interfaces: Int(limits.interfaces), seed: seed)
+        interfaces: Int(limits.interfaces), seed: seed, sharing: sharing)
       path.errors = ErrorLimit(perSecond: errorsPerSecond, burst: max(1, errorsPerSecond / 10))
       path.identification = UInt32(truncatingIfNeeded: seed) &+ UInt32(index) << 20
       started.give()
@@ -146,7 +162,8 @@ final class Worker: @unchecked Sendable {
     _ large: consuming LargeFrames, _ sender: consuming PacketSender, _ path: consuming PacketPath, _ counters: Counters
   ) {
     var state = WorkerState(
-      large: large, sender: sender, path: path, counters: counters, interfaces: Int(limits.interfaces))
+      large: large, sender: sender, path: path, counters: counters, interfaces: Int(limits.interfaces),
+      wakers: wakers)
     var events = [epoll_event](repeating: epoll_event(), count: 64)
     var rounds = 0
     var lastWork = weft_monotonic_ns()
@@ -158,10 +175,13 @@ final class Worker: @unchecked Sendable {
         lastBeat = now
         statistics.beat(now: now)
         statistics.setFlows(state.path.flows.count, refused: state.path.flows.refused)
+        let sharing = state.sharing
+        statistics.setSharing(
+          given: sharing.given, taken: sharing.taken, redirects: sharing.redirects, refused: sharing.refused)
       }
       if mailbox.hasMail { read(mailbox.take(), &state, now) }
       let packets = state.round(now, statistics)
-      let isAged = state.path.age(now: now)
+      let isAged = state.age(now)
       epoch.quiescent()
       if state.sawRefusal {
         state.sawRefusal = false
@@ -171,7 +191,7 @@ final class Worker: @unchecked Sendable {
       rounds &+= 1
       var timeout: Int32 = 0
       if packets == 0, isAged, idle == .adaptive, now &- lastWork >= spin {
-        timeout = Self.nap
+        timeout = state.path.sharing.fallAsleep() ? Self.nap : 0
       } else if packets > 0, rounds % Self.roundsPerLook != 0 {
         continue
       }
@@ -182,7 +202,10 @@ final class Worker: @unchecked Sendable {
         weft_pause()
       }
       let ready = epoll_wait(poller.raw, &events, Int32(events.count), timeout)
-      if timeout > 0 { epoch.comeOnline() }
+      if timeout > 0 {
+        epoch.comeOnline()
+        state.path.sharing.wakeUp()
+      }
       for number in 0..<max(0, Int(ready)) {
         let token = events[number].data.u64
         if token == Self.wakeToken {

@@ -32,6 +32,8 @@ struct WorkerState: ~Copyable {
   private var sender: PacketSender
   var path: PacketPath
   private let counters: Counters
+  /// Eventfds of all workers.
+  private let wakers: [Int32]
   var sawRefusal = false
 
   /// A queue without frames for so many rounds is left to epoll.
@@ -39,13 +41,14 @@ struct WorkerState: ~Copyable {
 
   init(
     large: consuming LargeFrames, sender: consuming PacketSender, path: consuming PacketPath, counters: Counters,
-    interfaces: Int
+    interfaces: Int, wakers: [Int32]
   ) {
     self.large = large
     self.sender = sender
     self.path = path
     self.counters = counters
     self.interfaces = interfaces
+    self.wakers = wakers
     outputs = .allocate(capacity: interfaces)
     outputs.initialize(repeating: nil, count: interfaces)
   }
@@ -111,15 +114,15 @@ struct WorkerState: ~Copyable {
 
   /// A batch from each queue that had frames of late. Returns how many frames there were.
   mutating func round(_ now: UInt64, _ statistics: WorkerStatistics) -> Int {
-    var total = 0
+    var total = takeHandedOver(now, statistics)
     var index = 0
     while index < hot.count {
       let number = hot[index]
       let count: Int
       if let packets = slots[number].packets {
-        count = batch(packets, now)
+        count = batch(packets, now, statistics)
       } else if let tap = slots[number].tap {
-        count = batch(tap, now)
+        count = batch(tap, now, statistics)
       } else {
         count = 0
       }
@@ -143,12 +146,14 @@ struct WorkerState: ~Copyable {
   }
 
   private mutating func batch<Source: Receiver & ~Copyable>(
-    _ source: UnsafeMutablePointer<Source>, _ now: UInt64
+    _ source: UnsafeMutablePointer<Source>, _ now: UInt64, _ statistics: WorkerStatistics
   ) -> Int {
     frames.removeAll()
     let lost = source.pointee.receive(&frames, large)
     if lost > 0 { counters.dropped(.receiveFull, source.pointee.interface, packets: lost) }
     if frames.count > 0 {
+      // What others did before they sent what is answered here comes first.
+      _ = takeHandedOver(now, statistics)
       path.process(frames, interface: source.pointee.interface, now: now)
       send()
     }
@@ -156,7 +161,44 @@ struct WorkerState: ~Copyable {
     return frames.count
   }
 
+  /// Frames that other workers have handed over. Returns how many there were.
+  private mutating func takeHandedOver(_ now: UInt64, _ statistics: WorkerStatistics) -> Int {
+    guard path.lookForHandedOver() else { return 0 }
+    var total = 0
+    while true {
+      let count = path.processHandedOver(now: now)
+      guard count > 0 else { break }
+      send()
+      path.releaseHandedOver()
+      statistics.countBatch(packets: count)
+      total &+= count
+    }
+    wakeOthers()
+    return total
+  }
+
+  /// Lets idle flows go; true when that is done for now.
+  mutating func age(_ now: UInt64) -> Bool {
+    let isDone = path.age(now: now)
+    wakeOthers()
+    return isDone
+  }
+
+  /// Wakes workers that sleep and have been given something.
+  private mutating func wakeOthers() {
+    while let other = path.sharing.nextSleeper() {
+      var one: UInt64 = 1
+      _ = write(wakers[other], &one, 8)
+    }
+  }
+
+  /// What the worker has shared with others so far.
+  var sharing: (given: UInt64, taken: UInt64, redirects: Int, refused: UInt64) {
+    (path.sharing.given, path.sharing.taken, path.sharing.redirects, path.sharing.refused)
+  }
+
   private mutating func send() {
+    wakeOthers()
     for index in 0..<path.tx.touchedCount {
       let interface = path.tx.touched(index)
       let result: SendResult

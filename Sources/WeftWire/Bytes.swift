@@ -11,6 +11,9 @@ import CLinux
 
   @inlinable @inline(__always) public func advanced(_ count: Int) -> Bytes { unsafe Bytes(pointer + count) }
 
+  /// Bytes from here to another place.
+  @inlinable @inline(__always) public func distance(to other: Bytes) -> Int { unsafe other.pointer - pointer }
+
   @inlinable @inline(__always) public func u8(_ at: Int) -> UInt8 {
     unsafe pointer.load(fromByteOffset: at, as: UInt8.self)
   }

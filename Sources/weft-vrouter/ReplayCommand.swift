@@ -27,7 +27,17 @@ struct ReplayCommand: ParsableCommand {
   @Option(name: .long, help: ArgumentHelp("The folder for the results; made if it is not there.", valueName: "dir"))
   var out: String
 
+  @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "How many workers share the packets, 1 to \(Replay.maximumWorkers): as a forwarder does on so many cores.",
+      valueName: "count"))
+  var workers = 1
+
   func validate() throws {
+    guard (1...Replay.maximumWorkers).contains(workers) else {
+      throw ValidationError("--workers is 1 to \(Replay.maximumWorkers), not \(workers).")
+    }
     guard !inputs.isEmpty else { throw ValidationError("Nothing to replay: give at least one --in PORT=FILE.") }
   }
 
@@ -36,7 +46,7 @@ struct ReplayCommand: ParsableCommand {
     do { bytes = Array(try Data(contentsOf: URL(filePath: tables))) } catch {
       throw CommandFailure("cannot read \(tables): \(error)")
     }
-    let replay = try Replay(TablesFile(json: bytes))
+    let replay = try Replay(TablesFile(json: bytes), workers: workers)
     try replay.run(inputs: inputs.map { ($0.port, $0.file) }, output: out)
   }
 }

@@ -7,7 +7,10 @@ struct StatusCommand: ParsableCommand {
     discussion: """
       HEARTBEAT is the time since the worker last went through its loop: a worker that sleeps because nothing comes in \
       still wakes up to beat. SLEEPS counts how often it waited for packets, FLOWS the entries of its table (two for \
-      each flow), FLOWS REFUSED the flows that it forwarded without an entry because the table was full.
+      each flow), FLOWS REFUSED the flows that it forwarded without an entry because the table was full. HANDED OVER counts \
+      the frames that it gave to the worker that has their flow, TAKEN OVER those that it got so; REDIRECTS are keys of \
+      its own whose flows, translated, live with another worker, REDIRECTS REFUSED flows of others that had to go because \
+      it had no place for their keys or other flows with them.
       """)
 
   @OptionGroup var options: ForwarderOptions
@@ -56,6 +59,10 @@ struct StatusCommand: ParsableCommand {
       Column("sleeps") { .number($0.sleeps) },
       Column("flows") { .number($0.flows) },
       Column("flows refused") { .number($0.flowsRefused) },
+      Column("handed over") { .number($0.handedOver) },
+      Column("taken over") { .number($0.takenOver) },
+      Column("redirects") { .number($0.redirects) },
+      Column("redirects refused") { .number($0.redirectsRefused) },
     ]
   }
 }

@@ -11,7 +11,7 @@ from scapy.config import conf
 from scapy.contrib.mpls import MPLS  # noqa: F401  for the tests
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
-from scapy.layers.l2 import GRE, Ether
+from scapy.layers.l2 import ARP, GRE, Ether
 from scapy.layers.vxlan import VXLAN  # noqa: F401  for the tests
 from scapy.utils import PcapWriter, RawPcapReader
 
@@ -246,7 +246,7 @@ def write_pcap(path, packets, nano=False):
     writer.close()
 
 
-def replay(directory, inputs, tables_=None, expect_status=0, conserve=True, out=None, **options):
+def replay(directory, inputs, tables_=None, expect_status=0, conserve=True, out=None, workers=None, **options):
     """Runs a replay of `inputs` (packets by port, or a path to a capture). A TABLES.json that should do must be good by
     its schema too. With `conserve`, each packet, the router's own too, must have left once or been dropped once."""
     document = tables() if tables_ is None else tables_
@@ -256,6 +256,9 @@ def replay(directory, inputs, tables_=None, expect_status=0, conserve=True, out=
     file.write_text(document if isinstance(document, str) else json.dumps(document, indent=1))
     out = directory / "out" if out is None else out
     command = [str(program), "replay", "--tables", str(file), "--out", str(out)]
+    workers = workers or int(os.environ.get("WEFT_WORKERS", 1))
+    if workers > 1:
+        command += ["--workers", str(workers)]
     for port, packets in inputs.items():
         if isinstance(packets, (str, Path)):
             path = packets
@@ -277,6 +280,58 @@ def replay(directory, inputs, tables_=None, expect_status=0, conserve=True, out=
         assert sum(run.drops.values()) == sum(port["drops"] for port in ports)
         assert received + run.report.get("made", 0) == sent + sum(run.drops.values()), run.report
     return run
+
+
+def flow_of(frame):
+    """What tells a frame's flow from others: addresses, protocol, ports, tunnel; of an error, what it quotes too."""
+    packet = Ether(frame)
+    name = [packet.src, packet.dst]
+    while packet is not None:
+        if isinstance(packet, IP):
+            # Later fragments have no ports: they are a packet's parts, whatever else its flow has.
+            name += [packet.src, packet.dst, packet.proto]
+            if packet.frag or packet.flags.MF:
+                return (*name, "fragment", packet.id)
+        elif isinstance(packet, IPv6):
+            name += [packet.src, packet.dst, packet.nh]
+            if packet.nh == 44:
+                return (*name, "fragment", bytes(packet)[44:48])
+        elif isinstance(packet, (UDP, TCP)):
+            name += [packet.sport, packet.dport]
+        elif packet.haslayer(ARP):
+            return (*name, bytes(packet))
+        elif packet.__class__.__name__.startswith("ICMP"):
+            # Types differ, echoes have identifiers, errors quote.
+            name.append(bytes(packet)[:48])
+        packet = packet.payload if packet.payload else None
+    return tuple(name)
+
+
+def by_flow(run):
+    """What a replay sent, by port and flow: in a flow the order counts, between flows it does not."""
+    flows = {}
+    for port, frames in run.sent.items():
+        for frame in frames:
+            flows.setdefault((port, flow_of(frame)), []).append(frame)
+    return flows
+
+
+def summary(run):
+    """What a replay says of itself, but for which worker did what."""
+    report = {name: value for name, value in run.report.items() if name not in ("workers", "flows")}
+    report["flows"] = sorted(
+        json.dumps({name: value for name, value in flow.items() if name != "worker"}, sort_keys=True)
+        for flow in run.report["flows"])
+    return report
+
+
+def assert_same_flows(run, other):
+    """Two replays, with other numbers of workers, did the same to each flow."""
+    assert summary(other) == summary(run)
+    expected, got = by_flow(run), by_flow(other)
+    assert got.keys() == expected.keys()
+    for name, frames in expected.items():
+        assert got[name] == frames, name
 
 
 def changed(document, *path, to):

@@ -48,11 +48,13 @@ import WeftRing
     worker.countBatch(packets: 1)
     worker.countSleep()
     worker.setFlows(12, refused: 3)
+    worker.setSharing(given: 21, taken: 22, redirects: 23, refused: 24)
     let now = weft_monotonic_ns()
     worker.beat(now: now - 5_000_000_000)
     let read = reader.workers()[1]
     #expect(read.index == 1 && read.core == -1 && read.numaNode == 3)
     #expect(read.batches == 2 && read.packets == 33 && read.sleeps == 1 && read.flows == 12 && read.flowsRefused == 3)
+    #expect(read.handedOver == 21 && read.takenOver == 22 && read.redirects == 23 && read.redirectsRefused == 24)
     #expect((5000...6000).contains(read.heartbeatAgeMilliseconds))
     worker.beat(now: .max)
     #expect(reader.workers()[1].heartbeatAgeMilliseconds == 0, "a clock ahead of ours is no age")

@@ -93,6 +93,10 @@ WEFT_INLINE bool weft_replace_u64(void *_Nonnull p, uint64_t expected, uint64_t 
 }
 /// Adds for several writers; answers what was there.
 WEFT_INLINE uint64_t weft_fetch_add_u64(void *_Nonnull p, uint64_t n) { return __atomic_fetch_add((uint64_t *)p, n, __ATOMIC_ACQ_REL); }
+/// Sets bits for several writers.
+WEFT_INLINE void weft_set_bits_u64(void *_Nonnull p, uint64_t bits) { __atomic_fetch_or((uint64_t *)p, bits, __ATOMIC_SEQ_CST); }
+/// Takes what is there and leaves 0: a full fence.
+WEFT_INLINE uint64_t weft_take_u64(void *_Nonnull p) { return __atomic_exchange_n((uint64_t *)p, 0, __ATOMIC_SEQ_CST); }
 WEFT_INLINE void weft_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 WEFT_INLINE void weft_acquire_fence(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 /// A counter with one writer: readers see whole values, the writer pays a plain add.

@@ -1,0 +1,243 @@
+import CLinux
+import Glibc
+import WeftForwarding
+import WeftPorts
+import WeftRing
+import WeftSystem
+import WeftTables
+import WeftWire
+
+/// A frame that a replay sends.
+struct ReplayFrame: Sendable {
+  let interface: UInt32
+  let bytes: [UInt8]
+}
+
+/// The workers of a replay: threads with the rings between them that a running forwarder has, but taking turns, so that
+/// the same input gives the same output.
+final class ReplayWorkers {
+  private let workers: [ReplayWorker]
+  private let mesh: HandOverMesh
+
+  /// `seed` is all workers'.
+  init(
+    count: Int, tables: Tables, statistics: StatisticsRegion, limits: TableLimits, seed: UInt64
+  ) throws(SystemError) {
+    mesh = try HandOverMesh(workers: count)
+    var workers: [ReplayWorker] = []
+    for index in 0..<count {
+      let block = statistics.worker(index)
+      let counters = Counters(
+        drops: block.drops, interfaces: block.interfaces, interfaceCount: Int(limits.interfaces))
+      let sharing =
+        count == 1 ? Sharing() : try Sharing(mesh, worker: index, redirects: Int(limits.flows), seed: seed)
+      let path = PacketPath(
+        tables: tables, flows: try FlowTable(capacity: Int(limits.flows), seed: seed),
+        fragments: try FragmentTable(seed: seed), nat: try NATWorker(worker: index, seed: seed), counters: counters,
+        interfaces: Int(limits.interfaces), seed: seed, sharing: sharing)
+      workers.append(try ReplayWorker(index: index, path: path, counters: counters))
+    }
+    self.workers = workers
+    for worker in workers { try worker.start() }
+  }
+
+  /// Ends the threads.
+  func stop() { for worker in workers { worker.stop() } }
+
+  /// A round: frames that came in together by one interface are shared out to the workers as a network card would (the
+  /// two directions of a flow to different ones), each processes its own, then they take what was handed over to them,
+  /// until nothing is left. What they send, in this order. `time` is CLOCK_MONOTONIC, ns.
+  func round(_ frames: [[UInt8]], interface: UInt32, time: UInt64) -> [ReplayFrame] {
+    var sent: [ReplayFrame] = []
+    var shares: [[[UInt8]]] = Array(repeating: [], count: workers.count)
+    for frame in frames { shares[workers.count == 1 ? 0 : receiver(frame)].append(frame) }
+    for (worker, share) in zip(workers, shares) where !share.isEmpty {
+      sent += worker.turn(.receive(share, interface: interface), time: time)
+    }
+    while workers.contains(where: \.hasIncoming) {
+      for worker in workers where worker.hasIncoming { sent += worker.turn(.takeHandedOver, time: time) }
+    }
+    for worker in workers { sent += worker.turn(.age, time: time) }
+    // What flows had that have ended now.
+    while workers.contains(where: \.hasIncoming) {
+      for worker in workers where worker.hasIncoming { sent += worker.turn(.takeHandedOver, time: time) }
+    }
+    return sent
+  }
+
+  /// Flow entries of all workers, and how many packets the router made.
+  func flows(now: UInt64) -> (records: [FlowRecord], made: UInt64) {
+    var records: [FlowRecord] = []
+    var made: UInt64 = 0
+    for worker in workers {
+      _ = worker.path.flows.dump(cursor: 0, limit: .max) { records.append(flowRecord($0, worker.index, now)) }
+      made += worker.path.made
+    }
+    return (records, made)
+  }
+
+  /// What is shared, by worker: frames given to others, and keys whose flows live with others.
+  var sharing: [(given: UInt64, redirects: Int)] {
+    workers.map { ($0.path.sharing.given, $0.path.sharing.redirects) }
+  }
+
+  /// Which worker's queue a frame comes into: by addresses and ports in their order, as cards do by default (Toeplitz);
+  /// of fragments by addresses alone, of what is no IP packet by MAC addresses.
+  private func receiver(_ frame: [UInt8]) -> Int {
+    var hash: UInt64 = 0xCBF2_9CE4_8422_2325
+    func add(_ range: Range<Int>) {
+      for index in range where index < frame.count { hash = (hash ^ UInt64(frame[index])) &* 0x100_0000_01B3 }
+    }
+    func u16(_ at: Int) -> UInt16 { at + 2 <= frame.count ? UInt16(frame[at]) << 8 | UInt16(frame[at + 1]) : 0 }
+    var type = Ethernet.type
+    while u16(type) == Ethernet.vlan || u16(type) == Ethernet.serviceVLAN { type += 4 }
+    let ip = type + 2
+    switch u16(type) {
+    case Ethernet.ipv4:
+      add(ip + 12..<ip + 20)
+      let proto = ip + 9 < frame.count ? frame[ip + 9] : 0
+      if proto == IPProtocol.tcp || proto == IPProtocol.udp,
+        u16(ip + 6) & (IPv4.moreFragments | IPv4.offsetMask) == 0
+      {
+        let header = Int(frame[ip] & 0xF) * 4
+        add(ip + header..<ip + header + 4)
+      }
+    case Ethernet.ipv6:
+      add(ip + 8..<ip + 40)
+      let proto = ip + 6 < frame.count ? frame[ip + 6] : 0
+      if proto == IPProtocol.tcp || proto == IPProtocol.udp { add(ip + 40..<ip + 44) }
+    default: add(0..<12)
+    }
+    hash = (hash ^ hash >> 29) &* 0xBF58_476D_1CE4_E5B9
+    return Int((hash >> 32) * UInt64(workers.count) >> 32)
+  }
+}
+
+/// A thread of a replay.
+private final class ReplayWorker: @unchecked Sendable {
+  enum Work {
+    case receive([[UInt8]], interface: UInt32)
+    case takeHandedOver
+    case age
+    case end
+  }
+
+  let index: Int
+  /// The thread's own between `begin` and `done`, its maker's else.
+  var path: PacketPath
+  private let counters: Counters
+  private let begin: Descriptor
+  private let done: Descriptor
+  private var work = Work.end
+  private var time: UInt64 = 0
+  private var sent: [ReplayFrame] = []
+  private var thread: pthread_t?
+
+  init(index: Int, path: consuming PacketPath, counters: Counters) throws(SystemError) {
+    self.index = index
+    self.path = path
+    self.counters = counters
+    begin = try .event()
+    done = try .event()
+  }
+
+  var hasIncoming: Bool { path.sharing.hasIncoming }
+
+  func start() throws(SystemError) {
+    let argument = Unmanaged.passRetained(self)
+    var thread = pthread_t()
+    let status = pthread_create(
+      &thread, nil,
+      { @Sendable argument in
+        guard let argument else { return nil }
+        Unmanaged<ReplayWorker>.fromOpaque(argument).takeRetainedValue().run()
+        return nil
+      }, argument.toOpaque())
+    guard status == 0 else {
+      argument.release()
+      throw SystemError("start", "worker \(index)", code: status)
+    }
+    self.thread = thread
+  }
+
+  func stop() {
+    guard let thread else { return }
+    work = .end
+    begin.signal()
+    pthread_join(thread, nil)
+    self.thread = nil
+  }
+
+  /// The thread does a piece of work; what it sent by that.
+  func turn(_ work: Work, time: UInt64) -> [ReplayFrame] {
+    self.work = work
+    self.time = time
+    begin.signal()
+    _ = done.wait(milliseconds: -1)
+    done.drain()
+    defer { sent = [] }
+    return sent
+  }
+
+  private func run() {
+    weft_name_thread("worker \(index)")
+    while true {
+      _ = begin.wait(milliseconds: -1)
+      begin.drain()
+      switch work {
+      case .receive(let frames, let interface): receive(frames, interface)
+      case .takeHandedOver: takeHandedOver()
+      case .age: path.age(now: time)
+      case .end: return
+      }
+      done.signal()
+    }
+  }
+
+  private func receive(_ packets: [[UInt8]], _ interface: UInt32) {
+    var frames = RxFrames()
+    defer { frames.deallocate() }
+    // Each in memory of its own size, so that a read beyond a frame's end shows with a sanitizer.
+    var memory: [UnsafeMutableRawPointer] = []
+    defer { for pointer in memory { pointer.deallocate() } }
+    for packet in packets {
+      let pointer = UnsafeMutableRawPointer.allocate(byteCount: max(1, packet.count), alignment: 16)
+      packet.withUnsafeBytes { bytes in
+        if let base = bytes.baseAddress { pointer.copyMemory(from: base, byteCount: bytes.count) }
+      }
+      memory.append(pointer)
+      frames.append(RxFrame(bytes: Bytes(pointer), length: packet.count, virtio: VirtioNetHeader()))
+    }
+    path.process(frames, interface: interface, now: time)
+    collect()
+  }
+
+  private func takeHandedOver() {
+    guard path.lookForHandedOver() else { return }
+    while path.processHandedOver(now: time) > 0 {
+      collect()
+      path.releaseHandedOver()
+    }
+  }
+
+  /// Takes what the packet path wants to send.
+  private func collect() {
+    for index in 0..<path.tx.touchedCount {
+      let target = path.tx.touched(index)
+      var total = 0
+      var count = 0
+      var number = path.tx.head(target)
+      while number != TxFrames.none {
+        let frame = path.tx.frame(number)
+        var bytes = [UInt8](repeating: 0, count: Int(frame.length))
+        bytes.withUnsafeMutableBytes { if let base = $0.baseAddress { path.tx.copy(frame, to: base) } }
+        sent.append(ReplayFrame(interface: target, bytes: bytes))
+        total += bytes.count
+        count += Int(frame.packets)
+        number = frame.next
+      }
+      counters.sent(target, packets: count, bytes: total)
+    }
+    path.tx.reset()
+  }
+}
