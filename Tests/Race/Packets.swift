@@ -1,5 +1,7 @@
 import WeftWire
 
+// Tests/WeftVRouterTests has a link to this file.
+
 /// A frame and what its virtio-net header says.
 struct WireFrame: Sendable {
   var bytes: [UInt8]
@@ -7,7 +9,7 @@ struct WireFrame: Sendable {
 }
 
 extension [UInt8] {
-  mutating func set16(_ at: Int, _ value: Int) {
+  mutating func put16(_ at: Int, _ value: Int) {
     self[at] = UInt8(truncatingIfNeeded: value >> 8)
     self[at + 1] = UInt8(truncatingIfNeeded: value)
   }
@@ -20,11 +22,11 @@ extension [UInt8] {
     }
   }
   mutating func finishIPv4(_ at: Int) {
-    set16(at + 10, 0)
+    put16(at + 10, 0)
     var sum = 0
     for offset in stride(from: at, to: at + 20, by: 2) { sum += get16(offset) }
     while sum >> 16 != 0 { sum = sum & 0xFFFF + sum >> 16 }
-    set16(at + 10, 0xFFFF - sum)
+    put16(at + 10, 0xFFFF - sum)
   }
 }
 
@@ -42,7 +44,7 @@ struct Datagram {
     var ip = [UInt8](repeating: 0, count: header + 8 + payload)
     if source.isV4 {
       ip[0] = 0x45
-      ip.set16(2, ip.count)
+      ip.put16(2, ip.count)
       ip[8] = 64
       ip[9] = IPProtocol.udp
       ip.set(12, source)
@@ -50,15 +52,15 @@ struct Datagram {
       ip.finishIPv4(0)
     } else {
       ip[0] = 0x60
-      ip.set16(4, 8 + payload)
+      ip.put16(4, 8 + payload)
       ip[6] = IPProtocol.udp
       ip[7] = 64
       ip.set(8, source)
       ip.set(24, destination)
     }
-    ip.set16(header, sourcePort)
-    ip.set16(header + 2, destinationPort)
-    ip.set16(header + 4, 8 + payload)
+    ip.put16(header, sourcePort)
+    ip.put16(header + 2, destinationPort)
+    ip.put16(header + 4, 8 + payload)
     return ip
   }
 
@@ -71,9 +73,9 @@ struct Datagram {
     var last = Array(whole[..<20]) + whole[cut...]
     for (part, flags) in [(0, 0x2000), (1, (cut - 20) / 8)] {
       var piece = part == 0 ? first : last
-      piece.set16(2, piece.count)
-      piece.set16(4, identification)
-      piece.set16(6, flags)
+      piece.put16(2, piece.count)
+      piece.put16(4, identification)
+      piece.put16(6, flags)
       piece.finishIPv4(0)
       if part == 0 { first = piece } else { last = piece }
     }
@@ -83,7 +85,7 @@ struct Datagram {
   static func frame(_ packet: [UInt8], from mac: MACAddress) -> WireFrame {
     var bytes: [UInt8] = [0, 0, 0x5E, 0, 1, 0] + [UInt8](repeating: 0, count: 8)
     for index in 0..<6 { bytes[6 + index] = UInt8(truncatingIfNeeded: mac.bits >> UInt64(40 - index * 8)) }
-    bytes.set16(12, packet[0] >> 4 == 4 ? 0x0800 : 0x86DD)
+    bytes.put16(12, packet[0] >> 4 == 4 ? 0x0800 : 0x86DD)
     return WireFrame(bytes: bytes + packet)
   }
 
@@ -95,15 +97,15 @@ struct Datagram {
       bytes += (packet[0] >> 4 == 4 ? [0x08, 0x00] : [0x86, 0xDD]) + packet
     }
     bytes[14] = 0x45
-    bytes.set16(16, bytes.count - 14)
+    bytes.put16(16, bytes.count - 14)
     bytes[22] = 64
     bytes[23] = IPProtocol.udp
     bytes.set(26, IPAddress("192.0.2.2")!)
     bytes.set(30, IPAddress("192.0.2.1")!)
     bytes.finishIPv4(14)
-    bytes.set16(34, 50000)
-    bytes.set16(36, 4789)
-    bytes.set16(38, bytes.count - 34)
+    bytes.put16(34, 50000)
+    bytes.put16(36, 4789)
+    bytes.put16(38, bytes.count - 34)
     var frame = WireFrame(bytes: bytes)
     if packets.count > 1 {
       frame.virtio.flags = VirtioNetHeader.needsChecksum
@@ -117,7 +119,7 @@ struct Datagram {
 }
 
 /// Numbers from a seed (SplitMix64).
-struct Random {
+struct RaceRandom {
   var state: UInt64
   mutating func next(_ limit: Int) -> Int {
     state &+= 0x9E37_79B9_7F4A_7C15

@@ -31,7 +31,7 @@ struct Race {
     let statistics = try StatisticsRegion(
       layout: StatisticsLayout(workers: workers, interfaces: 8, reasons: reasons.count),
       reasons: reasons.map { ($0.name, $0.explanation) })
-    let programmer = TableProgrammer(memory: memory, limits: limits, ports: Devices())
+    let programmer = TableProgrammer(memory: memory, limits: limits, ports: RaceDevices())
     for command in Topology.commands() { try programmer.apply(command) }
     programmer.commit()
     let mesh = try HandOverMesh(workers: workers)
@@ -145,7 +145,7 @@ final class RaceWorker: @unchecked Sendable {
   private let stop: Stop
   private let wake: Descriptor
   private var path: PacketPath
-  private var random: Random
+  private var random: RaceRandom
 
   init(
     index: Int, tables: Tables, epoch: WorkerEpoch, mesh: HandOverMesh, statistics: WorkerStatistics, stop: Stop
@@ -154,7 +154,7 @@ final class RaceWorker: @unchecked Sendable {
     self.epoch = epoch
     self.statistics = statistics
     self.stop = stop
-    random = Random(state: UInt64(index) + 1)
+    random = RaceRandom(state: UInt64(index) + 1)
     wake = try .event()
     counters = Counters(drops: statistics.drops, interfaces: statistics.interfaces, interfaceCount: 8)
     path = PacketPath(
@@ -297,7 +297,7 @@ final class RaceWorker: @unchecked Sendable {
 /// Changes of tables, as an agent makes them.
 struct Control {
   let programmer: TableProgrammer
-  var random = Random(state: 77)
+  var random = RaceRandom(state: 77)
   var changes = 0
 
   init(programmer: TableProgrammer) { self.programmer = programmer }

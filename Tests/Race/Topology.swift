@@ -2,8 +2,13 @@ import WeftRing
 import WeftTables
 import WeftWire
 
+// Tests/WeftVRouterTests has a link to this file: there the tables' writer is a module's.
+#if canImport(WeftVRouter)
+  import WeftVRouter
+#endif
+
 /// Devices that are always there.
-final class Devices: PortProvider {
+final class RaceDevices: PortProvider {
   func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
     PortCapabilities(takesVirtio: true, takesUDPSegmentation: true)
   }
@@ -39,7 +44,8 @@ enum Topology {
         action: .tunnel(
           TunnelConfiguration(
             encapsulation: .vxlan, interface: 0, source: IPAddress("192.0.2.1")!,
-            destination: IPAddress(v4: 0xC000_0200 | destination), destinationMAC: MACAddress(bits: 0x0200_0000_00F2)))))
+            destination: IPAddress(v4: 0xC000_0200 | destination), destinationMAC: MACAddress(bits: 0x0200_0000_00F2))))
+    )
   }
   static func pool(_ id: UInt32, blocks: UInt16) -> Command {
     let first = id == 0 ? IPAddress("203.0.113.1")! : IPAddress("2001:db8:113::1")!
