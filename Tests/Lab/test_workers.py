@@ -4,7 +4,7 @@ import os
 
 import pytest
 from conftest import WAYS
-from lab import TRAFFIC, Lab, Transfer
+from lab import TRAFFIC, Lab, Transfer, wait_for
 
 ways = pytest.mark.parametrize("way", WAYS)
 families = pytest.mark.parametrize("family", [4, 6])
@@ -91,4 +91,5 @@ def test_they_did_share(lab, pods):
         drops = {row["reason"]: row["count"] for row in lab.weft(node, "drops")}
         assert not drops.get("handover_full") and not drops.get("handover_loop"), drops
     assert total(lab, "handed-over") > 100
-    assert total(lab, "handed-over") == total(lab, "taken-over")
+    # Workers tell what they have counted when they next beat.
+    wait_for(lambda: total(lab, "handed-over") == total(lab, "taken-over"), 5, "all that was handed over is taken")
