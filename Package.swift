@@ -67,7 +67,8 @@ let package = Package(
     // What forwarding looks up: flows, routes, bridge, nexthops, labels, VNIs; epochs.
     .target(name: "WeftTables", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
     // The packet path, one file a stage; read PacketPath.swift from top to bottom.
-    .target(name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
+    .target(
+      name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
     // Where packets come from and go to: AF_PACKET, TAP, pcap files.
     .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: hot),
     // The shared-memory ring: layout, messages, both ends.

@@ -65,7 +65,6 @@ import WeftWire
   public var hasOutside = false
   public var hasInside = false
   var ruleCount = 0
-  var poolCount = 0
   static let tail = 64
 
   init() {}
@@ -82,11 +81,6 @@ extension EntryReference<VRFTranslation> {
     }
     return SourceRule.any
   }
-
-  /// The number of the `index`th pool that has its addresses in this VRF.
-  func pool(_ index: Int) -> UInt32 {
-    unsafe (tail + entry.ruleCount * MemoryLayout<SourceRule>.stride).assumingMemoryBound(to: UInt32.self)[index]
-  }
 }
 
 /// Address translation as its one writer sees it. Everything here is called by one thread.
@@ -100,9 +94,8 @@ public final class NATMemory: @unchecked Sendable {
     var outside = 0
     var inside = 0
     var rules: [SourceRule] = []
-    var pools: [UInt32] = []
 
-    var isEmpty: Bool { destinations == 0 && outside == 0 && inside == 0 && rules.isEmpty && pools.isEmpty }
+    var isEmpty: Bool { destinations == 0 && outside == 0 && inside == 0 && rules.isEmpty }
   }
 
   private let epochs: Epochs
@@ -170,13 +163,11 @@ public final class NATMemory: @unchecked Sendable {
     removePool(id)
     pools[id] = pool
     _ = unsafe poolTable.replace(Int(id), UnsafeMutableRawPointer(pool.published))
-    change(vrf, always: true) { $0.pools.append(id) }
   }
 
   public func removePool(_ id: UInt32) {
     guard let old = pools.removeValue(forKey: id) else { return }
     _ = unsafe poolTable.replace(Int(id), nil)
-    change(old.entry.vrf, always: true) { $0.pools.removeAll { $0 == id } }
     epochs.retire { [self] in leaving.append(old) }
     collect()
   }
@@ -214,20 +205,16 @@ public final class NATMemory: @unchecked Sendable {
     var raw: UnsafeMutableRawPointer?
     if !summary.isEmpty {
       let rules = summary.rules.count
-      let pools = summary.pools.count
-      let bytes = VRFTranslation.tail + rules * MemoryLayout<SourceRule>.stride + pools * 4
+      let bytes = VRFTranslation.tail + rules * MemoryLayout<SourceRule>.stride
       let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
       var entry = VRFTranslation()
       entry.hasDestinations = summary.destinations > 0
       entry.hasOutside = summary.outside > 0
       entry.hasInside = summary.inside > 0
       entry.ruleCount = rules
-      entry.poolCount = pools
       unsafe memory.initializeMemory(as: VRFTranslation.self, to: entry)
       let list = unsafe (memory + VRFTranslation.tail).bindMemory(to: SourceRule.self, capacity: rules)
       for (index, rule) in summary.rules.enumerated() { unsafe (list + index).initialize(to: rule) }
-      let numbers = unsafe UnsafeMutableRawPointer(list + rules).bindMemory(to: UInt32.self, capacity: pools)
-      for (index, pool) in summary.pools.enumerated() { unsafe (numbers + index).initialize(to: pool) }
       unsafe raw = memory
     }
     guard let old = unsafe vrfs.replace(Int(vrf), raw) else { return }
@@ -271,22 +258,5 @@ public final class NATMemory: @unchecked Sendable {
   ) -> EntryReference<TranslationEntry>? {
     guard let summary = self.vrf(vrf), summary.entry.hasDestinations else { return nil }
     return translations.find(TranslationKey(.destination, vrf: vrf, address: address, proto: proto, port: port))
-  }
-
-  /// The worker that has the port of a pool's address, to which answers of its flows belong; nil where it is no pool's
-  /// or nobody's.
-  public func owner(vrf: UInt32, address: IPAddress, proto: UInt8, port: UInt16) -> Int? {
-    guard let summary = self.vrf(vrf), summary.entry.poolCount > 0, let portClass = PortClass(proto: proto) else {
-      return nil
-    }
-    for index in 0..<summary.entry.poolCount {
-      guard let pool = pool(summary.pool(index)), let place = pool.entry.index(of: address),
-        port >= pool.entry.firstPort, port <= pool.entry.lastPort
-      else { continue }
-      let block = UInt32(port &- pool.entry.firstPort) / pool.entry.blockPorts
-      let record = unsafe weft_load_acquire_u64(pool.entry.record(portClass, place, block))
-      return record == 0 ? nil : Int(record >> 32) - 1
-    }
-    return nil
   }
 }

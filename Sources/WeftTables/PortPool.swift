@@ -53,20 +53,6 @@ import WeftWire
     first.isV4 ? IPAddress(v4: first.v4 &+ index) : first.advanced(by: UInt64(index)) ?? first
   }
 
-  /// Where an address stands in the pool.
-  func index(of address: IPAddress) -> UInt32? {
-    guard address.high == first.high, address.isV4 == first.isV4, address.low >= first.low,
-      address.low &- first.low < UInt64(count)
-    else {
-      // An IPv6 range may cross from one upper half into the next.
-      guard !first.isV4, !address.isV4, address.high == first.high &+ 1, address.low &- first.low < UInt64(count),
-        address.low < first.low
-      else { return nil }
-      return UInt32(truncatingIfNeeded: address.low &- first.low)
-    }
-    return UInt32(truncatingIfNeeded: address.low &- first.low)
-  }
-
   /// It has too few blocks for each worker to get some.
   func isSmall(workers: Int) -> Bool { UInt64(count) &* UInt64(blocksPerAddress) < 2 &* UInt64(workers) }
 

@@ -5,7 +5,8 @@ import WeftWire
 
 /// Hostile packets against the packet path, for libFuzzer (tools/fuzz builds and runs it, with AddressSanitizer).
 ///
-/// An input is an interface's number and frames that came in by it, each with a length (2 bytes, little-endian), a
+/// An input is an interface's number, in the upper two bits of which is the worker (0 and 1: one that is alone, 2 and 3:
+/// either of two that hand over to each other), and frames that came in by it, each with a length (2 bytes, little-endian), a
 /// virtio-net header (10 bytes) and that many bytes, or as many as are left. Each frame lies in memory of exactly its
 /// size, and so do the frames that leave, so that a byte too many is caught.
 @_cdecl("LLVMFuzzerTestOneInput")
@@ -17,6 +18,12 @@ public func fuzzOneInput(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
 
 nonisolated(unsafe) private let fuzzer = PacketFuzzer()
 
+/// A packet path in a place of its own.
+private final class Member {
+  var path: PacketPath
+  init(_ path: consuming PacketPath) { self.path = path }
+}
+
 private final class PacketFuzzer {
   /// Two pods that take virtio-net headers, one that does not, two fabrics: one with UDP segmentation, one without virtio.
   private static let pods: [UInt32] = [1, 2, 3]
@@ -26,7 +33,8 @@ private final class PacketFuzzer {
   private static let underlay4 = IPAddress("192.0.2.1")!
   private static let underlay6 = IPAddress("2001:db8::1")!
 
-  private var path: PacketPath
+  private let alone: Member
+  private let team: [Member]
   private var now: UInt64 = 1_000_000_000
   private let memory: TableMemory
   private let worker: WorkerEpoch
@@ -39,10 +47,18 @@ private final class PacketFuzzer {
     drops.initializeMemory(as: UInt8.self, repeating: 0, count: 8 * DropReason.allCases.count)
     let counters = UnsafeMutableRawPointer.allocate(byteCount: 64 * 8, alignment: 8)
     counters.initializeMemory(as: UInt8.self, repeating: 0, count: 64 * 8)
-    path = PacketPath(
-      tables: memory.reader, flows: try! FlowTable(capacity: 1024, seed: 1), fragments: try! FragmentTable(seed: 1),
-      nat: try! NATWorker(worker: 0, seed: 1),
-      counters: Counters(drops: drops, interfaces: counters, interfaceCount: 8), interfaces: 8, seed: 1)
+    let tables = memory.reader
+    func member(_ index: Int, _ sharing: Sharing) -> Member {
+      Member(
+        PacketPath(
+          tables: tables, flows: try! FlowTable(capacity: 1024, seed: 1), fragments: try! FragmentTable(seed: 1),
+          nat: try! NATWorker(worker: index, seed: 1),
+          counters: Counters(drops: drops, interfaces: counters, interfaceCount: 8), interfaces: 8, seed: 1,
+          sharing: sharing))
+    }
+    alone = member(0, Sharing())
+    let mesh = try! HandOverMesh(workers: 2)
+    team = (0..<2).map { member($0, try! Sharing(mesh, worker: $0, redirects: 256, seed: 1)) }
     setTables()
   }
 
@@ -124,7 +140,8 @@ private final class PacketFuzzer {
   }
 
   func run(_ input: UnsafeBufferPointer<UInt8>) {
-    let interface = UInt32(input[0]) % Self.interfaces
+    let interface = UInt32(input[0] & 63) % Self.interfaces
+    let member = input[0] >> 7 == 0 ? alone : team[Int(input[0] >> 6) - 2]
     var frames = RxFrames()
     var memories: [UnsafeMutableRawPointer] = []
     defer {
@@ -146,29 +163,40 @@ private final class PacketFuzzer {
     }
     now += 10_000_000
     worker.comeOnline()
-    path.process(frames, interface: interface, now: now)
-    for index in 0..<path.tx.touchedCount { look(at: path.tx.touched(index)) }
-    path.tx.reset()
-    path.age(now: now)
+    member.path.process(frames, interface: interface, now: now)
+    look(at: member)
+    while let other = team.first(where: { $0.path.sharing.hasIncoming }) {
+      guard other.path.lookForHandedOver() else { continue }
+      while other.path.processHandedOver(now: now) > 0 {
+        look(at: other)
+        other.path.releaseHandedOver()
+      }
+    }
+    for member in [alone] + team { member.path.age(now: now) }
     worker.goOffline()
   }
 
+  private func look(at member: Member) {
+    for index in 0..<member.path.tx.touchedCount { look(at: member.path.tx.touched(index), of: member) }
+    member.path.tx.reset()
+  }
+
   /// What leaves is whole, and asks of the kernel only what can be done.
-  private func look(at interface: UInt32) {
+  private func look(at interface: UInt32, of member: Member) {
     precondition(interface < Self.interfaces && interface > 0, "a frame for interface \(interface)")
-    var next = path.tx.head(interface)
+    var next = member.path.tx.head(interface)
     while next != TxFrames.none {
-      let frame = path.tx.frame(next)
+      let frame = member.path.tx.frame(next)
       let length = Int(frame.length)
-      let vector = path.tx.vector(frame)
+      let vector = member.path.tx.vector(frame)
       let pieces = (0..<Int(frame.pieces)).reduce(0) { $0 + vector[$1].iov_len }
       precondition(pieces == length + VirtioNetHeader.bytes, "\(pieces) bytes in pieces, \(length) in the frame")
       precondition(length >= Ethernet.bytes && length <= 65535 + Ethernet.bytes, "\(length) bytes")
       precondition(frame.packets >= 1)
       let copy = UnsafeMutableRawPointer.allocate(byteCount: length, alignment: 1)
-      path.tx.copy(frame, to: copy)
+      member.path.tx.copy(frame, to: copy)
       copy.deallocate()
-      let virtio = path.tx.virtio(frame)
+      let virtio = member.path.tx.virtio(frame)
       if virtio.flags & VirtioNetHeader.needsChecksum != 0 {
         precondition(
           Int(virtio.checksumStart) + Int(virtio.checksumOffset) + 2 <= length, "a checksum beyond the frame")

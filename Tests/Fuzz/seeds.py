@@ -111,3 +111,6 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in seeds():
         (folder / name).write_bytes(data)
+        # The same to each of two workers that hand over to each other.
+        for worker in (0x80, 0xC0):
+            (folder / f"{name}-{worker:x}").write_bytes(bytes([data[0] | worker]) + data[1:])

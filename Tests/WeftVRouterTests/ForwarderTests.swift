@@ -111,6 +111,88 @@ struct ForwarderTests {
     #expect(!FileManager.default.fileExists(atPath: sandbox.socket))
   }
 
+  /// The client knows a service's address only, the backend the pool's: what either sends has another hash than what
+  /// comes back, and comes to another worker than that which has the flow.
+  @Test("connections through a service, with one worker and with two", arguments: [1, 2], ["10.96.0.1", "fd96::1"])
+  func translatedConnections(_ workers: Int, _ address: String) throws {
+    let sandbox = try Sandbox()
+    let cores = min(workers, ProcessInfo.processInfo.activeProcessorCount)
+    let client = try sandbox.start("--cores", cores == 1 ? "0" : "0,1")
+    let (tap, veth) = try pods(sandbox, client)
+    let isV4 = !address.contains(":")
+    let key = ServiceKey(vrf: 0, address: IPAddress(address)!, proto: IPProtocol.tcp, port: 80)
+    let pool = IPAddress(isV4 ? "203.0.113.1" : "2001:db8:113::1")!
+    let results = try client.apply([
+      .setRoute(RouteConfiguration(vrf: 0, prefix: IPPrefix("fd00::1/128")!, nexthop: 2)),
+      .setNATPool(NATPoolConfiguration(id: 0, vrf: 0, first: pool, last: pool)),
+      .setService(ServiceConfiguration(key: key, flags: .sourceNAT, pool: 0)),
+      .setBackend(
+        BackendConfiguration(service: key, address: IPAddress(isV4 ? "10.0.0.3" : "fd00::3")!, port: 5300, vrf: 0)),
+      .barrier,
+    ])
+    for result in results { if case .failure(let refusal) = result { Issue.record("\(refusal)") } }
+    for namespace in [tap, veth] {
+      try sandbox.must("-n", namespace, "route", "add", "default", "via", "10.0.0.1")
+      try sandbox.must("-n", namespace, "route", "add", "default", "via", "fd00::1")
+    }
+    let server = """
+      import socket, threading
+      s = socket.create_server(("\(isV4 ? "10.0.0.3" : "fd00::3")", 5300), family=socket.AF_INET\(isV4 ? "" : "6"), backlog=64)
+      s.settimeout(30); print("ready", flush=True)
+      def echo(c, who):
+          c.settimeout(30)
+          while (d := c.recv(1 << 16)): c.sendall(d)
+          c.close()
+      threads = []; who = set()
+      for _ in range(120):
+          c, peer = s.accept(); who.add(peer[0])
+          threads.append(threading.Thread(target=echo, args=(c, peer))); threads[-1].start()
+      for t in threads: t.join()
+      print(*who)
+      """
+    let clients = """
+      import os, socket, concurrent.futures
+      def one(_):
+          d = os.urandom(50000); got = b""
+          with socket.create_connection(("\(address)", 80), timeout=30) as s:
+              s.sendall(d); s.shutdown(socket.SHUT_WR)
+              while (more := s.recv(1 << 16)): got += more
+          return got == d
+      with concurrent.futures.ThreadPoolExecutor(16) as pool: print(sum(pool.map(one, range(120))))
+      """
+    let process = Process()
+    process.executableURL = URL(filePath: "/usr/bin/env")
+    process.arguments = ["ip", "netns", "exec", veth, "/usr/bin/python3", "-c", server]
+    let pipe = Pipe()
+    process.standardOutput = pipe
+    try process.run()
+    var heard = Data()
+    while !String(decoding: heard, as: UTF8.self).contains("ready") {
+      let more = pipe.fileHandleForReading.availableData
+      if more.isEmpty { break }
+      heard += more
+    }
+    let sent = try run("ip", "netns", "exec", tap, "/usr/bin/python3", "-c", clients)
+    #expect(sent.output.trimmingCharacters(in: .whitespacesAndNewlines) == "120", "\(sent.output)")
+    heard += pipe.fileHandleForReading.readDataToEndOfFile()
+    process.waitUntilExit()
+    #expect(String(decoding: heard, as: UTF8.self).split(separator: "\n").last.map(String.init) == "\(pool)")
+    var flowWorkers: Set<UInt32> = []
+    for case .flow(let flow) in try client.dump(.flows) where flow.destination == key.address {
+      flowWorkers.insert(flow.worker)
+    }
+    #expect(flowWorkers.count == cores)
+    let all = client.statistics.workers()
+    if cores == 2 {
+      #expect(all.reduce(0) { $0 + $1.handedOver } > 100 && all.reduce(0) { $0 + $1.redirects } > 10)
+    } else {
+      #expect(all.allSatisfy { $0.handedOver == 0 && $0.redirects == 0 })
+    }
+    #expect(all.allSatisfy { $0.redirectsRefused == 0 })
+    client.close()
+    #expect(sandbox.stop() == 0)
+  }
+
   @Test("what the kernel will not open is refused with the reason, and changes nothing")
   func devices() throws {
     let sandbox = try Sandbox()

@@ -1,0 +1,1 @@
+../Race/Topology.swift
