@@ -13,7 +13,9 @@ extension PacketPath {
     // ARP has no checksum to finish and no segments, whatever a virtio-net header says.
     guard packet.gso == VirtioNetHeader.gsoNone else { return drop(&packet, .gsoMalformed) }
     packet.needsChecksum = false
+    if packet.conditions.contains(.guarded), let reason = spoofedARP(packet) { return drop(&packet, reason) }
     guard packet.link != .other else { return bridgeARP(&packet) }
+    guard !packet.conditions.contains(.notRouted) else { return drop(&packet, .routingOff) }
     guard arp.u16(6) == ARP.request else { return drop(&packet, .arpUnknown) }
     guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
     let target = IPAddress(v4: arp.u32(24))
@@ -41,6 +43,7 @@ extension PacketPath {
   /// Neighbour solicitations (RFC 4861 section 7.2): as with ARP. Duplicate address detection, which asks from the
   /// unspecified address, is never answered.
   mutating func answerNeighborSolicitation(_ packet: inout Packet, source: IPAddress, destination: IPAddress) {
+    guard !packet.conditions.contains(.notRouted) else { return drop(&packet, .routingOff) }
     let message = packet.transportHeader
     let length = packet.ipLength - packet.transport
     guard length >= NeighborDiscovery.minimumBytes, packet.ip.u8(7) == 255, message.u8(1) == 0,

@@ -11,6 +11,11 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case etherTypeUnknown
   case unknownMAC
   case multicast
+  // Flags of interfaces
+  case spoofedMAC
+  case spoofedAddress
+  case bridgingOff
+  case routingOff
   // IP
   case ipv4Short
   case ipv4Header
@@ -60,6 +65,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case policyRejected
   case tcpFlags
   case flowTableFull
+  case newFlow
   // Address translation
   case natExhausted
   case natUntranslatable
@@ -84,6 +90,10 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .etherTypeUnknown: ("ethertype_unknown", "neither IPv4, IPv6 nor ARP")
     case .unknownMAC: ("unknown_mac", "the destination MAC is neither the router's nor in the bridge table")
     case .multicast: ("multicast", "broadcast or multicast, which has no replication tree")
+    case .spoofedMAC: ("spoofed_mac", "a source MAC address that is not the interface's (anti-spoofing)")
+    case .spoofedAddress: ("spoofed_address", "a source address that is not routed to the interface (anti-spoofing)")
+    case .bridgingOff: ("bridging_off", "to another MAC address than the router's, from or to what does not bridge")
+    case .routingOff: ("routing_off", "to the router, from or to what does not route")
     case .ipv4Short: ("ipv4_short", "the frame ends inside the IPv4 header")
     case .ipv4Header: ("ipv4_header", "the IPv4 version or header length is wrong")
     case .ipv4Length: ("ipv4_length", "the IPv4 total length is below the header or beyond the frame")
@@ -127,6 +137,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .policyRejected: ("policy_rejected", "a policy rule does not let the flow pass and has its sender told")
     case .tcpFlags: ("tcp_flags", "a first packet with flags that no TCP sends, such as SYN and FIN")
     case .flowTableFull: ("flow_table_full", "a flow that needs an entry, to be translated, found no place")
+    case .newFlow: ("new_flow", "a new flow from or to an interface that takes none (drop-new-flows)")
     case .natExhausted: ("nat_exhausted", "the NAT pool has no port left for a new flow")
     case .natUntranslatable:
       (

@@ -53,6 +53,8 @@ enum LinkDestination: UInt8 {
   var isFragment = false
   /// The router made it: neither tracked nor its TTL lowered.
   var isOwn = false
+  /// What must hold for it, of the interface or tunnel that it came by.
+  var conditions: PacketConditions = []
   /// `path` is known before routing.
   var hasPath = false
   /// `path` has been checked: it leads out.

@@ -30,6 +30,9 @@ extension PacketPath {
     let source = ip.u32(12)
     let destination = ip.u32(16)
     guard Self.isHost(v4: source) else { return drop(&packet, .sourceInvalid) }
+    if packet.conditions.contains(.guarded), !isOwn(IPAddress(v4: source), of: packet) {
+      return drop(&packet, .spoofedAddress)
+    }
     if packet.link == .group || destination >> 28 == 14 || destination == .max { return drop(&packet, .multicast) }
     guard Self.isHost(v4: destination) else { return drop(&packet, .destinationInvalid) }
     packet.isV4 = true
@@ -54,6 +57,7 @@ extension PacketPath {
     guard walkExtensions(&packet) else { return drop(&packet, .ipv6Extension) }
     let source = ip.address6(8)
     let destination = ip.address6(24)
+    if packet.conditions.contains(.guarded), let reason = spoofed(packet, source) { return drop(&packet, reason) }
     if packet.proto == IPProtocol.icmpv6, !packet.isFragment, packet.link != .other,
       packet.transport < length, packet.transportHeader.u8(0) == ICMP.neighborSolicitation
     {

@@ -7,6 +7,7 @@ extension PacketPath {
     _ frames: RxFrames, from first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
     let vrf = interface.entry.vrf
+    let hasConditions = !interface.entry.conditions.isEmpty
     for index in first..<frames.count {
       let frame = frames[index]
       guard frame.length >= Ethernet.bytes else {
@@ -19,6 +20,7 @@ extension PacketPath {
       classify(&packet)
       if packet.gso != VirtioNetHeader.gsoNone { packet.segments = Self.estimatedSegments(packet) }
       counters.received(id, packets: packet.segments, bytes: frame.length)
+      if hasConditions { admit(&packet, interface) }
       batch.append(packet)
     }
   }

@@ -28,6 +28,10 @@ extension PacketPath {
           clamp(batch[index], mtu: Int(nexthop.entry.kind == .encap ? interface.entry.mtu : nexthop.entry.mtu))
         }
         if nexthop.entry.kind == .encap {
+          if !interface.entry.conditions.isEmpty, let reason = refusal(of: interface, to: batch[index]) {
+            drop(&batch[index], reason)
+            continue
+          }
           deliver(&batch[index], nexthop, interface)
         } else {
           encapsulate(&batch[index], nexthop, interface)

@@ -25,6 +25,10 @@ import WeftWire
   public var clampsMSS = false
   /// Packets from and to it are forwarded and nothing else: they may go the short way.
   public var isPlain = true
+  /// What holds for packets that come in by it; empty for most.
+  public var conditions: PacketConditions = []
+  /// New flows from and to it do not begin.
+  public var dropsNewFlows = false
 
   public static var noPolicy: UInt32 { .max }
 
@@ -52,6 +56,19 @@ import WeftWire
     address == address0 && addressCount > 0 || address == address1 && addressCount > 1
       || address == address2 && addressCount > 2 || address == address3 && addressCount > 3
   }
+}
+
+/// What must hold for packets of an interface, or of where a tunnel ends.
+@frozen public struct PacketConditions: OptionSet, Sendable {
+  public let rawValue: UInt8
+  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+
+  /// Its MAC address and its IP addresses are those of the interface.
+  @inlinable public static var guarded: PacketConditions { PacketConditions(rawValue: 1) }
+  /// It is not bridged.
+  @inlinable public static var notBridged: PacketConditions { PacketConditions(rawValue: 2) }
+  /// It is not routed.
+  @inlinable public static var notRouted: PacketConditions { PacketConditions(rawValue: 4) }
 }
 
 @frozen public enum NexthopKind: UInt8, Sendable {

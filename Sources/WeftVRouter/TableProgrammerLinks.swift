@@ -63,23 +63,7 @@ extension TableProgrammer {
       }
     }
     try checkTags(new)
-    try check(new.flags, new.id)
-  }
-
-  /// A flag without effect would be worse than none: who asks for protection that is not there has to hear it.
-  private func check(_ flags: InterfaceFlags, _ interface: UInt32) throws(Refusal) {
-    let missing = flags.intersection([.antiSpoofing, .dropNewFlows, .learning])
-    guard missing.isEmpty else {
-      throw Refusal(
-        .outOfRange,
-        "interface \(interface): this forwarder does not do \(missing.names.joined(separator: ", ")); leave it out")
-    }
-    guard flags.isSuperset(of: .usual) else {
-      throw Refusal(
-        .outOfRange,
-        "interface \(interface): this forwarder cannot do without \(InterfaceFlags.usual.subtracting(flags).names.joined(separator: ", "))"
-      )
-    }
+    try checkFlags(of: new)
   }
 
   /// What the kernel takes as a name, which is also safe as a file's.
@@ -103,6 +87,7 @@ extension TableProgrammer {
       takesVirtio: capabilities.takesVirtio)
     if let subject = interfaces[interface.id]?.value.subject { entry.policyClass = subject }
     entry.clampsMSS = interface.flags.contains(.clampMSS)
+    apply(interface.flags, to: &entry)
     memory.publish(interface: interface.id, entry)
   }
 

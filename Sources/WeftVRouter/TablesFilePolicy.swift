@@ -17,8 +17,16 @@ extension TablesFileBuilder {
         guard !interface.flags.contains(flag) else { throw node.fail("the flag stands here twice; remove one") }
         interface.flags.insert(flag)
       }
-      if interface.role == .fabric, interface.flags.contains(.policy) {
-        throw list.fail("the policy is about virtual interfaces; remove the flag \"policy\"")
+      if interface.role == .fabric {
+        if interface.flags.contains(.policy) {
+          throw list.fail("the policy is about virtual interfaces; remove the flag \"policy\"")
+        }
+        let foreign = interface.flags.subtracting([.bridging, .routing, .clampMSS])
+        guard foreign.isEmpty, interface.flags.isSuperset(of: .usual) else {
+          throw list.fail("a fabric interface has the flags bridging and routing, perhaps clamp-mss, and no others")
+        }
+      } else if interface.flags.isDisjoint(with: .usual) {
+        throw list.fail("it neither bridges nor routes; add \"bridging\" or \"routing\"")
       }
     }
     if let list = object.optional("tags") {

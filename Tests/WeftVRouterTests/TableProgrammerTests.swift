@@ -157,11 +157,9 @@ struct TableProgrammerTests {
           InterfaceConfiguration(id: 2, role: .virtual, port: .packet, device: "pod2", mac: .broadcast, vrf: 1)),
         .outOfRange
       ),
-      (.setInterface(Fixture.pod(2, "pod2", flags: [.usual, .antiSpoofing])), .outOfRange),
-      (.setInterface(Fixture.pod(2, "pod2", flags: [.usual, .dropNewFlows])), .outOfRange),
       (.setInterface(Fixture.pod(2, "pod2", flags: [.usual, .learning])), .outOfRange),
-      (.setInterface(Fixture.pod(2, "pod2", flags: [.routing])), .outOfRange),
-      (.setInterface(Fixture.pod(2, "pod2", flags: [.bridging])), .outOfRange),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [])), .outOfRange),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [.policy])), .outOfRange),
       (.removeInterface(id: 1), .inUse), (.removeInterface(id: 0), .inUse), (.removeInterface(id: 7), .notFound),
       (.setVRF(VRFConfiguration(id: 4, name: "x")), .outOfRange),
       (.setVRF(VRFConfiguration(id: 2, name: "blue")), .conflict),
