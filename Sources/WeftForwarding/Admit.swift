@@ -7,12 +7,14 @@ extension PacketPath {
   /// The Ethernet header of a packet from an interface with conditions.
   mutating func admit(_ packet: inout Packet, _ interface: EntryReference<InterfaceEntry>) {
     packet.conditions = interface.entry.conditions
+    if packet.conditions.contains(.refused) { return drop(&packet, .monitoringPort) }
     if packet.conditions.contains(.guarded), packet.ethernet.mac(Ethernet.source) != interface.entry.mac {
       return drop(&packet, .spoofedMAC)
     }
     // What goes to a group may be for the router (ARP) or for others: that is seen later.
     if packet.link == .router, packet.conditions.contains(.notRouted) { drop(&packet, .routingOff) }
     if packet.link == .other, packet.conditions.contains(.notBridged) { drop(&packet, .bridgingOff) }
+    if packet.conditions.contains(.learned), packet.verdict == .forward { learn(packet) }
   }
 
   /// Why an interface does not get a packet; nil when it does.

@@ -29,6 +29,11 @@ import WeftWire
   public var conditions: PacketConditions = []
   /// New flows from and to it do not begin.
   public var dropsNewFlows = false
+  /// Tagged frames of its port may be other interfaces'.
+  public var hasSubinterfaces = false
+  /// Of port kind vlan: bytes of tags (4 or 8, else 0), and the tags as they stand in a frame, from the top.
+  public var tagBytes = 0
+  public var tags: UInt64 = 0
 
   public static var noPolicy: UInt32 { .max }
 
@@ -69,6 +74,10 @@ import WeftWire
   @inlinable public static var notBridged: PacketConditions { PacketConditions(rawValue: 2) }
   /// It is not routed.
   @inlinable public static var notRouted: PacketConditions { PacketConditions(rawValue: 4) }
+  /// It does not come in at all.
+  @inlinable public static var refused: PacketConditions { PacketConditions(rawValue: 8) }
+  /// Its source MAC address is learned.
+  @inlinable public static var learned: PacketConditions { PacketConditions(rawValue: 16) }
 }
 
 @frozen public enum NexthopKind: UInt8, Sendable {
@@ -80,6 +89,11 @@ import WeftWire
   case vrfTranslate
   case mplsOverGRE
   case ecmp
+  case multicast
+  case resolve
+  /// As `vrfTranslate`, for bridged and for routed packets alone.
+  case l2Receive
+  case l3Receive
 }
 
 /// What the packet path knows of a nexthop. Never changed once published.
@@ -108,6 +122,12 @@ import WeftWire
   public var linkMTU: UInt16 = 0
   /// ecmp: between which paths flows are divided.
   public var members: MemberTable?
+  /// multicast: where copies go.
+  public var replicas: ReplicaList?
+  /// Tunnels: where they end.
+  public var remote = IPAddress(high: 0, low: 0)
+  /// encap: the packet has arrived where it goes to, its TTL stays.
+  public var isEnd = false
 
   public init(kind: NexthopKind) {
     self.kind = kind
@@ -130,6 +150,7 @@ import WeftWire
   ) {
     self.init(kind: kind)
     self.interface = interface
+    remote = destination
     destinationMAC = innerDestinationMAC
     underlayIsV4 = destination.isV4
     isResolved = nextHopMAC != 0

@@ -21,6 +21,7 @@ public struct Replay {
   private let limits: TableLimits
   private let ports = ReplayPorts()
   private let statistics: StatisticsRegion
+  private let reports: ReportRing
 
   /// Programs the tables of a file. Throws where an entry is refused, with its JSON path.
   public init(_ file: TablesFile) throws {
@@ -34,6 +35,7 @@ public struct Replay {
     statistics = try StatisticsRegion(
       layout: StatisticsLayout(workers: 1, interfaces: Int(limits.interfaces), reasons: reasons.count),
       reasons: reasons.map { ($0.name, $0.explanation) })
+    reports = try ReportRing()
     programmer = TableProgrammer(memory: tables, limits: limits, ports: ports)
     for (command, source) in zip(file.commands, file.sources) {
       do throws(Refusal) { try programmer.apply(command) } catch {
@@ -70,7 +72,10 @@ public struct Replay {
       tables: tables.reader, flows: try FlowTable(capacity: Int(limits.flows), seed: seed),
       fragments: try FragmentTable(seed: seed), nat: try NATWorker(worker: 0, seed: seed), counters: counters,
       interfaces: Int(limits.interfaces), seed: seed)
-    var writers: [UInt32: PcapWriter] = [:]
+    path.reports = reports.writer
+    // By the port's name: interfaces of VLANs have that of another.
+    var writers: [String: PcapWriter] = [:]
+    var events: [Event] = []
     var last: UInt64 = 0
     // A capture that is cut short ends the replay: what came of it so far is kept.
     var fault: (any Error)?
@@ -90,13 +95,14 @@ public struct Replay {
       last = packets.last?.time ?? last
       try process(packets, sources[first].id, &path, counters) { interface, frame, time in
         let name = ports.devices[interface] ?? String(interface)
-        let writer = try writers[interface] ?? PcapWriter(path: "\(output)/\(name).pcap")
-        writers[interface] = writer
+        let writer = try writers[name] ?? PcapWriter(path: "\(output)/\(name).pcap")
+        writers[name] = writer
         writer.write(frame, time: time)
       }
+      events += programmer.takeEvents()
     }
     for writer in writers.values { try writer.finish() }
-    try writeReport(output, path, last)
+    try writeReport(output, path, last, events)
     if let fault { throw fault }
   }
 
@@ -126,8 +132,12 @@ public struct Replay {
       memory.append(pointer)
       frames.append(RxFrame(bytes: Bytes(pointer), length: packet.frame.count, virtio: VirtioNetHeader()))
     }
+    programmer.age(now: time)
     path.process(frames, interface: interface, now: time)
     path.age(now: time)
+    // In a running forwarder the control thread does this meanwhile.
+    while let report = reports.next() { programmer.take(report) }
+    tables.epochs.reclaim()
     for index in 0..<path.tx.touchedCount {
       let target = path.tx.touched(index)
       var total = 0
@@ -158,13 +168,21 @@ public struct Replay {
     guard access(path, W_OK) == 0 else { throw ReplayError("--out \(path): \(SystemError.text(errno))") }
   }
 
-  private func writeReport(_ output: String, _ path: borrowing PacketPath, _ now: UInt64) throws {
+  private func writeReport(
+    _ output: String, _ path: borrowing PacketPath, _ now: UInt64, _ events: [Event]
+  ) throws {
+    programmer.age(now: now)
+    var stations: [ReplayReport.Station] = []
+    _ = programmer.dump(.bridge, cursor: 0, limit: .max) {
+      if case .bridge(let entry, let state) = $0, state.isLearned { stations.append(.init(entry, state)) }
+    }
     let reader = try statistics.reader()
     var flows: [FlowRecord] = []
     _ = path.flows.dump(cursor: 0, limit: .max) { flows.append(flowRecord($0, 0, now)) }
     let report = ReplayReport(
-      ports: Dictionary(uniqueKeysWithValues: ports.names.map { ($0.key, reader.interface($0.value)) }),
-      drops: reader.drops(), flows: flows, made: path.made)
+      ports: Dictionary(uniqueKeysWithValues: ports.all.map { ($0.key, reader.interface($0.value)) }),
+      drops: reader.drops(), flows: flows, made: path.made, stations: stations,
+      events: (events + programmer.takeEvents()).map(ReplayReport.Occurrence.init))
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }
@@ -173,19 +191,32 @@ public struct Replay {
 /// The ports of a replay: capture files. Which one has packets is said on the command line.
 private final class ReplayPorts: PortProvider {
   private(set) var names: [String: UInt32] = [:]
+  /// With interfaces of VLANs, which have no captures of their own.
+  private(set) var all: [String: UInt32] = [:]
+  /// The port that an interface's frames come in and go out by.
   private(set) var devices: [UInt32: String] = [:]
 
   func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
+    if let vlan = interface.vlan {
+      all[interface.device] = interface.id
+      devices[interface.id] = devices[vlan.parent]
+      return PortCapabilities(takesVirtio: false, takesUDPSegmentation: false)
+    }
     guard interface.port == .pcap else {
       throw Refusal(.device, "a replay opens no device: \"port\" of \(interface.device) must be \"pcap\"")
     }
     names[interface.device] = interface.id
+    all[interface.device] = interface.id
     devices[interface.id] = interface.device
     return PortCapabilities(takesVirtio: false, takesUDPSegmentation: false)
   }
 
   func start(_ id: UInt32) {}
-  func close(_ id: UInt32) { if let name = devices.removeValue(forKey: id) { names[name] = nil } }
+  func close(_ id: UInt32) {
+    devices[id] = nil
+    names = names.filter { $0.value != id }
+    all = all.filter { $0.value != id }
+  }
   func state(_ id: UInt32) -> InterfaceState { InterfaceState(isUp: true, kernelIndex: 0) }
   func isStale(_ interface: InterfaceConfiguration) -> Bool { false }
 }

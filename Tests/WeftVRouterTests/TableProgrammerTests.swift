@@ -157,7 +157,8 @@ struct TableProgrammerTests {
           InterfaceConfiguration(id: 2, role: .virtual, port: .packet, device: "pod2", mac: .broadcast, vrf: 1)),
         .outOfRange
       ),
-      (.setInterface(Fixture.pod(2, "pod2", flags: [.usual, .learning])), .outOfRange),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [.usual, .learning, .antiSpoofing])), .conflict),
+      (.setInterface(Fixture.pod(2, "pod2", flags: [.routing, .learning])), .conflict),
       (.setInterface(Fixture.pod(2, "pod2", flags: [])), .outOfRange),
       (.setInterface(Fixture.pod(2, "pod2", flags: [.policy])), .outOfRange),
       (.removeInterface(id: 1), .inUse), (.removeInterface(id: 0), .inUse), (.removeInterface(id: 7), .notFound),
@@ -197,7 +198,7 @@ struct TableProgrammerTests {
       ),
       (.setRoute(RouteConfiguration(vrf: 1, prefix: Fixture.prefix("10.0.0.0/8"), nexthop: 2, label: 1)), .outOfRange),
       (.removeRoute(vrf: 1, prefix: Fixture.prefix("10.0.0.0/8")), .notFound),
-      (.setBridge(BridgeConfiguration(vrf: 1, mac: .broadcast, nexthop: 2)), .outOfRange),
+      (.setBridge(BridgeConfiguration(vrf: 1, mac: .broadcast, nexthop: 2)), .conflict),
       (.setBridge(BridgeConfiguration(vrf: 1, mac: .virtualRouter, nexthop: 2)), .outOfRange),
       (.setBridge(BridgeConfiguration(vrf: 1, mac: Fixture.mac(2), nexthop: 1)), .conflict),
       (.removeBridge(vrf: 1, mac: Fixture.mac(2)), .notFound),
