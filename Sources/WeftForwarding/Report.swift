@@ -38,7 +38,7 @@ import WeftWire
 
 extension PacketPath {
   /// How often what the tables know already is confirmed, and how often something else is said again, ns.
-  private static var confirmInterval: UInt64 { 3_000_000_000 }
+  public static var confirmInterval: UInt64 { 3_000_000_000 }
   private static var repeatInterval: UInt64 { 100_000_000 }
   private static var resolveInterval: UInt64 { 1_000_000_000 }
 

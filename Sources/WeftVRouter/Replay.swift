@@ -45,6 +45,9 @@ public struct Replay {
     programmer.commit()
   }
 
+  /// Packets that are further apart, ns, are of two batches: a batch has one time.
+  private static let batchTime: UInt64 = 100_000_000
+
   /// Sends the packets of `inputs` (port, capture file) in the order of their times; writes PORT.pcap for each port that
   /// something was sent to, and report.json, into the folder `output`, which is made if it is not there.
   public func run(inputs: [(port: String, file: String)], output: String) throws {
@@ -85,7 +88,9 @@ public struct Replay {
       })
     {
       var packets: [PcapPacket] = []
-      let limit = sources.indices.compactMap { $0 == first ? nil : sources[$0].next?.time }.min() ?? .max
+      let others = sources.indices.compactMap { $0 == first ? nil : sources[$0].next?.time }.min() ?? .max
+      let start = sources[first].next?.time ?? 0
+      let limit = min(others, start > .max - Self.batchTime ? .max : start + Self.batchTime)
       do {
         repeat {
           if let packet = sources[first].next { packets.append(packet) }

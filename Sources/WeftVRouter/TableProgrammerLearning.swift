@@ -1,3 +1,4 @@
+import WeftForwarding
 import WeftRing
 import WeftTables
 import WeftWire
@@ -132,7 +133,7 @@ extension TableProgrammer {
     let window = UInt64(settings.moveSeconds) * 1_000_000_000
     if let until = station.dampedUntil {
       guard time >= until else {
-        station.dampedUntil = time + window
+        station.dampedUntil = time &+ window
         return false
       }
       station.dampedUntil = nil
@@ -144,7 +145,7 @@ extension TableProgrammer {
     }
     station.recentMoves += 1
     guard station.recentMoves > UInt32(settings.moves) else { return true }
-    station.dampedUntil = time + window
+    station.dampedUntil = time &+ window
     learning.tell(.station(.damped, new))
     return false
   }
@@ -161,7 +162,7 @@ extension TableProgrammer {
 
   /// Told once a second at most: who sends from ever new addresses fills nobody's log.
   private func refuse(_ new: BridgeConfiguration, _ time: UInt64) {
-    if let last = learning.lastRefusal, time < last + 1_000_000_000 { return }
+    if let last = learning.lastRefusal, time >= last, time - last < 1_000_000_000 { return }
     learning.lastRefusal = time
     learning.tell(.station(.refused, new))
   }
@@ -192,7 +193,14 @@ extension TableProgrammer {
       learning.remote[new.vrf, default: 0] += 1
     }
     learning.queue.insert(
-      .init(time: station.lastSeen + UInt64(settings.ageing) * 1_000_000_000, key: key, ticket: station.ticket))
+      .init(time: Self.due(station, settings), key: key, ticket: station.ticket))
+  }
+
+  /// When a station has not been heard of for too long. Packets since the last report may be that much younger.
+  private static func due(_ station: LearnedStation, _ settings: LearningConfiguration) -> UInt64 {
+    let (due, isBeyond) = station.lastSeen.addingReportingOverflow(
+      UInt64(settings.ageing) * 1_000_000_000 + PacketPath.confirmInterval)
+    return isBeyond ? .max : due
   }
 
   // MARK: forgetting
@@ -238,7 +246,7 @@ extension TableProgrammer {
       guard let entry = bridge[first.key]?.value, let station = entry.learned, station.ticket == first.ticket,
         let settings = vrfs[first.key.vrf]?.value.configuration.learning
       else { continue }
-      let due = station.lastSeen + UInt64(settings.ageing) * 1_000_000_000
+      let due = Self.due(station, settings)
       if due > now {
         learning.queue.insert(.init(time: due, key: first.key, ticket: station.ticket))
       } else {
