@@ -178,6 +178,8 @@ import WeftWire
     start.set16(14, tag)
     frame.bytes = start
     frame.length += 4
+    // Without the tag, too, the kernel counted.
+    if frame.virtio.flags & VirtioNetHeader.needsChecksum != 0 { frame.virtio.checksumStart &+= 4 }
   }
 
   /// Packets that found no free slot since the last time this was asked.

@@ -148,7 +148,7 @@ extension TableProgrammer {
     guard entry.uses == 0 else { throw inUse("VRF \(id) (\(entry.value.configuration.name))", entry.uses) }
     forget(learnedIn: id)
     memory.vrfBits.set(Int(id), 0)
-    if entry.value.configuration.flags.contains(.learning) { learning.vrfs -= 1 }
+    if entry.value.configuration.flags.contains(.learning) { countLearning(-1) }
     memory.roots.set(Int(id) * 2, 0)
     memory.roots.set(Int(id) * 2 + 1, 0)
     memory.routes.releaseRoot(entry.value.root4)
