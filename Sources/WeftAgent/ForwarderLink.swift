@@ -79,6 +79,10 @@ struct ForwarderLink: Service {
     case .interfaceState(let id, let isUp): logger.debug("interface \(id) is \(isUp ? "up" : "down")")
     case .trap(let interface, let vrf, let frame):
       logger.trace("trapped \(frame.count) bytes", metadata: ["interface": "\(interface)", "vrf": "\(vrf)"])
+    case .station(let change, let entry):
+      logger.debug("\(entry.mac) \(change.name)", metadata: ["vrf": "\(entry.vrf)", "nexthop": "\(entry.nexthop)"])
+    case .resolve(let interface, let vrf, let address):
+      logger.debug("\(address) is asked for", metadata: ["interface": "\(interface)", "vrf": "\(vrf)"])
     case .lost(let count): logger.debug("\(count) events were lost")
     }
   }

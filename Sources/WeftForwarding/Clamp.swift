@@ -61,7 +61,7 @@ extension PacketPath {
         }
         return least
       case .encap, .vxlan, .mplsOverUDP, .mplsOverGRE: return Int(nexthop.entry.mtu)
-      case .discard, .receive: return Int(UInt16.max)
+      case .discard, .receive, .multicast, .resolve, .l2Receive, .l3Receive: return Int(UInt16.max)
       }
     }
     return Int(UInt16.max)

@@ -75,6 +75,10 @@ extension PacketPath {
         guard packet.verdict == .forward, !packet.isOwn else { return }
         target = interface(behind: packet.path.nexthop, flow: FlowTable.none, hash: packet.hash)
       }
+      if dropsNewFlows(packet.interface &+ 1) || dropsNewFlows(target) {
+        if let translated { nat.release(translated.reference) }
+        return drop(&packet, .newFlow)
+      }
       let source = packet.fromFabric ? 0 : packet.interface &+ 1
       let verdict = judge(
         packet.key, to: key, icmp: Self.icmp(packet), tcpFlags: Self.tcpFlags(packet), from: source,
@@ -175,6 +179,12 @@ extension PacketPath {
       return chosen.entry.interface &+ 1
     default: return 0
     }
+  }
+
+  /// `interface` is a number plus one, 0 for none of ours.
+  @inline(__always) private func dropsNewFlows(_ interface: UInt32) -> Bool {
+    guard interface != 0, let entry = tables.interface(interface &- 1) else { return false }
+    return entry.entry.dropsNewFlows
   }
 
   // MARK: policy

@@ -7,41 +7,69 @@ extension PacketPath {
   mutating func decapsulate(
     _ frames: RxFrames, from first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
+    let hasSubinterfaces = interface.entry.hasSubinterfaces
     for index in first..<frames.count {
       let frame = frames[index]
-      let isSuper = frame.virtio.gso & ~VirtioNetHeader.gsoECN == VirtioNetHeader.gsoUDP
-      var outer = OuterHeaders()
-      let problem = outer.read(frame, interface)
-      let stride = isSuper ? Int(frame.virtio.gsoBytes) : outer.payloadBytes
-      let segments = isSuper && stride > 0 ? max(1, (outer.payloadBytes + stride - 1) / stride) : 1
-      received(id, packets: segments, bytes: frame.length)
-      if let problem {
-        counters.dropped(problem, id, packets: segments)
-        continue
+      if hasSubinterfaces, frame.length >= Ethernet.bytes, Ethernet.isTag(frame.bytes.u16(Ethernet.type)) {
+        decapsulateTagged(frame, index, id, interface)
+      } else {
+        decapsulate(frame, id, interface)
       }
-      guard segments <= 128, !isSuper || stride > 0, batch.count + segments <= Batch.capacity else {
-        counters.dropped(.gsoMalformed, id, packets: segments)
-        continue
+    }
+  }
+
+  @inline(__always)
+  private mutating func decapsulate(_ frame: RxFrame, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>) {
+    let isSuper = frame.virtio.gso & ~VirtioNetHeader.gsoECN == VirtioNetHeader.gsoUDP
+    var outer = OuterHeaders()
+    let problem = outer.read(frame, interface)
+    let stride = isSuper ? Int(frame.virtio.gsoBytes) : outer.payloadBytes
+    let segments = isSuper && stride > 0 ? max(1, (outer.payloadBytes + stride - 1) / stride) : 1
+    received(id, packets: segments, bytes: frame.length)
+    if let problem {
+      counters.dropped(problem, id, packets: segments)
+      return
+    }
+    guard segments <= 128, !isSuper || stride > 0, batch.count + segments <= Batch.capacity else {
+      counters.dropped(.gsoMalformed, id, packets: segments)
+      return
+    }
+    var offset = outer.payload
+    var left = outer.payloadBytes
+    for _ in 0..<segments {
+      let length = min(stride, left)
+      let tunnel = frame.bytes.advanced(offset)
+      if outer.port == VXLAN.port {
+        openVXLAN(tunnel, length, id, outer.ecn, isSuper ? nil : frame, frame, offset)
+      } else {
+        openMPLS(tunnel, length, id, outer.ecn, isSuper ? nil : frame, frame, offset)
       }
-      var offset = outer.payload
-      var left = outer.payloadBytes
-      for _ in 0..<segments {
-        let length = min(stride, left)
-        let tunnel = frame.bytes.advanced(offset)
-        if outer.port == VXLAN.port {
-          openVXLAN(tunnel, length, id, outer.ecn, isSuper ? nil : frame, offset)
-        } else {
-          openMPLS(tunnel, length, id, outer.ecn, isSuper ? nil : frame, offset)
-        }
-        offset += length
-        left -= length
+      offset += length
+      left -= length
+    }
+  }
+
+  /// A frame with a tag: of a server in a VLAN, or of an underlay in one.
+  @inline(never)
+  private mutating func decapsulateTagged(
+    _ tagged: RxFrame, _ index: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    var frame = tagged
+    switch untag(&frame, index, on: id) {
+    case .parents: decapsulate(frame, id, interface)
+    case .subinterface(let number):
+      guard let other = tables.interface(number), other.entry.isFabric else {
+        return receive(frame, subinterface: number, parent: id)
       }
+      decapsulate(frame, number, other)
+    case .dropped(let reason): dropFrame(tagged, reason, id)
     }
   }
 
   /// `frame` is given where its virtio-net header speaks of the inner packet.
   private mutating func openVXLAN(
-    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ outer: RxFrame,
+    _ offset: Int
   ) {
     guard length >= VXLAN.bytes else { return counters.dropped(.vxlanShort, interface, packets: 1) }
     guard at.u8(0) & 0x08 != 0 else { return counters.dropped(.vxlanFlags, interface, packets: 1) }
@@ -53,12 +81,15 @@ extension PacketPath {
     var packet = Packet(
       ethernet: ethernet, ip: ethernet.advanced(Ethernet.bytes), available: inner - Ethernet.bytes,
       interface: interface, hasEthernet: true, outerECN: ecn)
+    packet.outer = outer.bytes
+    packet.vni = at.u32(4) >> 8
     classify(&packet)
     enter(packet, nexthop: number - 1, frame, offset + VXLAN.bytes + Ethernet.bytes)
   }
 
   private mutating func openMPLS(
-    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ outer: RxFrame,
+    _ offset: Int
   ) {
     guard length >= MPLS.bytes else { return counters.dropped(.mplsShort, interface, packets: 1) }
     let entry = at.u32(0)
@@ -68,6 +99,16 @@ extension PacketPath {
     let ip = at.advanced(MPLS.bytes)
     let inner = length - MPLS.bytes
     guard inner > 0 else { return counters.dropped(.mplsShort, interface, packets: 1) }
+    if let nexthop = tables.nexthop(number - 1), nexthop.entry.kind == .l2Receive {
+      // An Ethernet frame (RFC 7432 section 12, without a control word).
+      guard inner >= Ethernet.bytes else { return counters.dropped(.shortFrame, interface, packets: 1) }
+      var packet = Packet(
+        ethernet: ip, ip: ip.advanced(Ethernet.bytes), available: inner - Ethernet.bytes, interface: interface,
+        hasEthernet: true, outerECN: ecn)
+      packet.outer = outer.bytes
+      classify(&packet)
+      return enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes + Ethernet.bytes)
+    }
     var packet = Packet(
       ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: ecn)
     // No Ethernet header says what it is; the first four bits do (RFC 3032 section 3.6 leaves it to the label).
@@ -80,9 +121,17 @@ extension PacketPath {
     var packet = opened
     guard let nexthop = tables.nexthop(id) else { return drop(&packet, .nexthopInvalid) }
     switch nexthop.entry.kind {
-    case .vrfTranslate:
+    case .vrfTranslate, .l2Receive, .l3Receive:
       packet.vrf = nexthop.entry.vrf
       guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
+      if nexthop.entry.kind != .vrfTranslate {
+        packet.conditions = nexthop.entry.kind == .l2Receive ? .notRouted : .notBridged
+        if packet.link == .router, packet.conditions.contains(.notRouted) { return drop(&packet, .routingOff) }
+        if packet.link == .other, packet.conditions.contains(.notBridged) { return drop(&packet, .bridgingOff) }
+      }
+      if packet.vni != Packet.none, tables.vrfBits[packet.vrf] & VRFBits.learns.rawValue != 0 {
+        learn(packet, behind: packet.outerSource, vni: packet.vni)
+      }
     case .encap:
       // A label of one interface: no lookup. The VRF is the interface's, for the flow's key.
       packet.path = Path(nexthop: id, label: 0)

@@ -11,12 +11,12 @@ extension PacketPath {
     guard segmentLength <= Int(interface.entry.mtu) else {
       return refuse(&packet, .mtuExceeded, .tooBig(mtu: Int(interface.entry.mtu)))
     }
-    guard lowerTTL(&packet) else { return refuse(&packet, .ttlExceeded, .timeExceeded) }
+    guard nexthop.entry.isEnd || lowerTTL(&packet) else { return refuse(&packet, .ttlExceeded, .timeExceeded) }
     let id = nexthop.entry.interface
     let destination = nexthop.entry.destinationMAC
     if packet.segments > 1, packet.next != Packet.none {
       if interface.entry.takesVirtio { return deliverMerged(&packet, id, destination) }
-      return deliverSegments(&packet, id, destination)
+      return deliverSegments(&packet, id, destination, isEnd: nexthop.entry.isEnd)
     }
     if !interface.entry.takesVirtio, packet.gso != VirtioNetHeader.gsoNone {
       return deliverSegmented(&packet, id, destination)
@@ -88,7 +88,9 @@ extension PacketPath {
   }
 
   /// A merged packet where the port takes no super-frames: its segments as they came.
-  private mutating func deliverSegments(_ packet: inout Packet, _ interface: UInt32, _ destination: UInt64) {
+  private mutating func deliverSegments(
+    _ packet: inout Packet, _ interface: UInt32, _ destination: UInt64, isEnd: Bool
+  ) {
     let batch = batch
     guard tx.hasRoom(pieces: packet.segments * 2, bytes: packet.segments * 32) else {
       return drop(&packet, .transmitFull)
@@ -98,7 +100,7 @@ extension PacketPath {
     while next != Packet.none {
       let number = Int(next)
       next = batch[number].next
-      _ = lowerTTL(&batch[number])
+      if !isEnd { _ = lowerTTL(&batch[number]) }
       sendSegment(batch[number], interface, destination)
     }
   }
@@ -134,7 +136,7 @@ extension PacketPath {
 
   /// Routed packets get the nexthop's MAC and the router's; bridged ones keep theirs.
   @inline(__always) func writeEthernet(_ at: Bytes, _ packet: Packet, _ destination: UInt64) {
-    if packet.link == .other {
+    if packet.link != .router {
       at.copy(from: packet.ethernet, count: Ethernet.bytes)
     } else {
       Ethernet.write(

@@ -8,9 +8,18 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   // Ethernet
   case shortFrame
   case vlanUnexpected
+  case vlanUnknown
   case etherTypeUnknown
   case unknownMAC
   case multicast
+  case floodEmpty
+  case replicationFull
+  // Flags of interfaces
+  case spoofedMAC
+  case spoofedAddress
+  case bridgingOff
+  case routingOff
+  case monitoringPort
   // IP
   case ipv4Short
   case ipv4Header
@@ -60,6 +69,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case policyRejected
   case tcpFlags
   case flowTableFull
+  case newFlow
   // Between workers
   case handoverFull
   case handoverLoop
@@ -84,9 +94,18 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .receiveFull: ("receive_full", "the forwarder did not keep up and the kernel had no more room for the packet")
     case .shortFrame: ("short_frame", "the frame is shorter than an Ethernet header")
     case .vlanUnexpected: ("vlan_unexpected", "an 802.1Q tag on an interface that takes none")
+    case .vlanUnknown: ("vlan_unknown", "an 802.1Q or 802.1ad tag that no interface of the port has")
     case .etherTypeUnknown: ("ethertype_unknown", "neither IPv4, IPv6 nor ARP")
     case .unknownMAC: ("unknown_mac", "the destination MAC is neither the router's nor in the bridge table")
-    case .multicast: ("multicast", "broadcast or multicast, which has no replication tree")
+    case .multicast: ("multicast", "broadcast or multicast, for which the VRF has no multicast nexthop")
+    case .floodEmpty: ("flood_empty", "broadcast, multicast or unknown unicast that nobody else is to get")
+    case .replicationFull: ("replication_full", "its copies are too many to be made: none was (each is counted)")
+    case .spoofedMAC: ("spoofed_mac", "a source MAC address that is not the interface's (anti-spoofing)")
+    case .spoofedAddress: ("spoofed_address", "a source address that is not routed to the interface (anti-spoofing)")
+    case .bridgingOff: ("bridging_off", "to another MAC address than the router's, from or to what does not bridge")
+    case .routingOff: ("routing_off", "to the router, from or to what does not route")
+    case .monitoringPort:
+      ("monitoring_port", "it came in by a monitoring interface, out of which copies go and no more")
     case .ipv4Short: ("ipv4_short", "the frame ends inside the IPv4 header")
     case .ipv4Header: ("ipv4_header", "the IPv4 version or header length is wrong")
     case .ipv4Length: ("ipv4_length", "the IPv4 total length is below the header or beyond the frame")
@@ -130,6 +149,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .policyRejected: ("policy_rejected", "a policy rule does not let the flow pass and has its sender told")
     case .tcpFlags: ("tcp_flags", "a first packet with flags that no TCP sends, such as SYN and FIN")
     case .flowTableFull: ("flow_table_full", "a flow that needs an entry, to be translated, found no place")
+    case .newFlow: ("new_flow", "a new flow from or to an interface that takes none (drop-new-flows)")
     case .handoverFull:
       ("handover_full", "the worker that owns the packet's flow did not keep up: the ring to it had no more room")
     case .handoverLoop: ("handover_loop", "workers handed the packet to each other too often")

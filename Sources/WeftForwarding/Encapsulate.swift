@@ -8,7 +8,9 @@ extension PacketPath {
   ) {
     let isSuper = packet.gso != VirtioNetHeader.gsoNone
     let segmentLength = isSuper ? packet.payload + packet.gsoBytes : packet.ipLength
-    guard segmentLength <= Int(nexthop.entry.mtu) else {
+    // MPLS of a bridge carries an Ethernet header, which the nexthop's MTU does not know of.
+    let extra = packet.link == .group && nexthop.entry.kind != .vxlan ? Ethernet.bytes : 0
+    guard segmentLength &+ extra <= Int(nexthop.entry.mtu) else {
       if nexthop.entry.fragments, !isSuper, packet.segments == 1, Self.takesFragments(packet) {
         return encapsulateFragments(&packet, nexthop)
       }
@@ -25,7 +27,7 @@ extension PacketPath {
   private mutating func encapsulateWhole(
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
-    let shim = Self.shimBytes(nexthop)
+    let shim = Self.shimBytes(nexthop, packet)
     let room = VirtioNetHeader.bytes + Self.outerRoom
     guard tx.hasRoom(pieces: 2, bytes: room + 8) else { return drop(&packet, .transmitFull) }
     if packet.needsChecksum { finishChecksum(&packet) }
@@ -65,7 +67,7 @@ extension PacketPath {
   private mutating func encapsulateSegments(
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
-    let shim = Self.shimBytes(nexthop)
+    let shim = Self.shimBytes(nexthop, packet)
     let outerBytes = nexthop.entry.outerBytes
     let stride = shim + packet.payload + packet.gsoBytes
     let isUDP = nexthop.entry.kind != .mplsOverGRE
@@ -132,8 +134,9 @@ extension PacketPath {
   static var outerRoom: Int { 64 + VXLAN.bytes + Ethernet.bytes }
 
   /// Bytes between the outer UDP or GRE header and the inner IP packet.
-  @inline(__always) static func shimBytes(_ nexthop: EntryReference<NexthopEntry>) -> Int {
-    nexthop.entry.kind == .vxlan ? VXLAN.bytes + Ethernet.bytes : MPLS.bytes
+  @inline(__always) static func shimBytes(_ nexthop: EntryReference<NexthopEntry>, _ packet: Packet) -> Int {
+    if nexthop.entry.kind == .vxlan { return VXLAN.bytes + Ethernet.bytes }
+    return packet.link == .group ? MPLS.bytes + Ethernet.bytes : MPLS.bytes
   }
 
   @inline(__always)
@@ -143,6 +146,7 @@ extension PacketPath {
       writeEthernet(at.advanced(VXLAN.bytes), packet, nexthop.entry.destinationMAC)
     } else {
       MPLS.write(at, label: packet.path.label, ttl: 64)
+      if packet.link == .group { writeEthernet(at.advanced(MPLS.bytes), packet, 0) }
     }
   }
 

@@ -15,7 +15,7 @@ extension PacketPath {
     let outerIP = isV4 ? IPv4.minimumBytes : IPv6.bytes
     let extra = isV4 ? 0 : IPv6.fragmentBytes
     let header = nexthop.entry.outerBytes - Ethernet.bytes - outerIP
-    let shim = Self.shimBytes(nexthop)
+    let shim = Self.shimBytes(nexthop, packet)
     let total = header + shim + packet.ipLength
     let limit = (Int(nexthop.entry.linkMTU) - outerIP - extra) & ~7
     // The first one holds every header that is not the packet's own.

@@ -39,7 +39,7 @@ extension PacketPath {
     switch nexthop.entry.kind {
     case .encap: return tables.interface(nexthop.entry.interface) != nil
     case .vxlan, .mplsOverUDP, .mplsOverGRE: return nexthop.entry.isResolved
-    case .discard, .receive, .vrfTranslate, .ecmp: return false
+    default: return false
     }
   }
 }

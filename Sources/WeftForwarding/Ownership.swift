@@ -228,7 +228,9 @@ extension PacketPath {
     var virtio = VirtioNetHeader()
     virtio.flags = VirtioNetHeader.dataValid
     guard
-      let place = sharing.give(worker, marks, ports: ports, virtio: virtio, bytes: outer.headers &+ segment.bytes)
+      let place = sharing.give(
+        worker, marks, interface: sharing.interface(Int(packet.frame)), ports: ports, virtio: virtio,
+        bytes: outer.headers &+ segment.bytes)
     else { return false }
     place.copy(from: frame.bytes, count: outer.headers)
     place.advanced(outer.headers).copy(from: frame.bytes.advanced(segment.offset), count: segment.bytes)
@@ -239,9 +241,10 @@ extension PacketPath {
   /// A whole frame as it came.
   private mutating func giveFrame(_ index: Int, to worker: Int, _ marks: HandOverMark, ports: UInt32) -> Bool {
     let frame = sharing.frames[index]
-    guard let place = sharing.give(worker, marks, ports: ports, virtio: frame.virtio, bytes: frame.length) else {
-      return false
-    }
+    guard
+      let place = sharing.give(
+        worker, marks, interface: sharing.interface(index), ports: ports, virtio: frame.virtio, bytes: frame.length)
+    else { return false }
     place.copy(from: frame.bytes, count: frame.length)
     return true
   }

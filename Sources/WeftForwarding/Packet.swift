@@ -9,6 +9,8 @@ enum Verdict: UInt8 {
   case reply
   /// A segment that travels as part of the packet before it.
   case merged
+  /// Copies of it go to several; without a flow.
+  case flood
   /// Dropped and counted.
   case dropped
   /// Goes on in another worker.
@@ -55,6 +57,11 @@ enum LinkDestination: UInt8 {
   var isFragment = false
   /// The router made it: neither tracked nor its TTL lowered.
   var isOwn = false
+  /// From the fabric: the frame that it came in; and its VNI, where it had one.
+  var outer: Bytes
+  var vni: UInt32 = Packet.none
+  /// What must hold for it, of the interface or tunnel that it came by.
+  var conditions: PacketConditions = []
   /// `path` is known before routing.
   var hasPath = false
   /// `path` has been checked: it leads out.
@@ -98,6 +105,7 @@ enum LinkDestination: UInt8 {
 
   init(ethernet: Bytes, length: Int, interface: UInt32, vrf: UInt32, virtio: VirtioNetHeader) {
     self.ethernet = ethernet
+    outer = ethernet
     ip = ethernet.advanced(Ethernet.bytes)
     available = length &- Ethernet.bytes
     self.interface = interface
@@ -114,6 +122,7 @@ enum LinkDestination: UInt8 {
   /// Inner packet of a tunnel. `ethernet` is meaningless without `hasEthernet`.
   init(ethernet: Bytes, ip: Bytes, available: Int, interface: UInt32, hasEthernet: Bool, outerECN: UInt8) {
     self.ethernet = ethernet
+    outer = ethernet
     self.ip = ip
     self.available = available
     self.interface = interface
@@ -124,6 +133,12 @@ enum LinkDestination: UInt8 {
     needsChecksum = false
     gso = VirtioNetHeader.gsoNone
     gsoBytes = 0
+  }
+
+  /// From the fabric: who sent the tunnel's packet.
+  var outerSource: IPAddress {
+    let ip = outer.advanced(Ethernet.bytes)
+    return outer.u16(Ethernet.type) == Ethernet.ipv4 ? IPAddress(v4: ip.u32(12)) : ip.address6(8)
   }
 
   var transportHeader: Bytes { ip.advanced(transport) }

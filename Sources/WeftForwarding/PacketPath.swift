@@ -35,8 +35,13 @@ import WeftWire
   var removals: UInt64 = 0
   /// Identification of the last outer packet that may be fragmented.
   public var identification: UInt32 = 0
-  /// The interface of this batch has the flag to clamp.
+  /// An interface of this batch has the flag to clamp.
   var clamps = false
+  /// Where this worker tells the control thread what it sees; nil where nobody listens.
+  public var reports: ReportWriter?
+  /// Something has been reported: whoever looks sets it back.
+  public var hasReported = false
+  var recent = RecentReports()
   /// When this batch came, CLOCK_MONOTONIC in ns.
   var clock: UInt64 = 0
   /// What is to be sent.
@@ -59,6 +64,7 @@ import WeftWire
 
   deinit {
     batch.deallocate()
+    recent.deallocate()
     fast.deallocate()
     open.deallocate()
     sharing.deallocate()
@@ -95,6 +101,7 @@ import WeftWire
     classify(now)
     route()
     transmit(now)
+    tag()
   }
 
   /// Ends a packet's way.

@@ -29,15 +29,23 @@ extension PacketPath {
     guard Checksum.holds(ip.sum(0, count: header)) else { return drop(&packet, .ipv4Checksum) }
     let source = ip.u32(12)
     let destination = ip.u32(16)
-    guard Self.isHost(v4: source) else { return drop(&packet, .sourceInvalid) }
-    if packet.link == .group || destination >> 28 == 14 || destination == .max { return drop(&packet, .multicast) }
-    guard Self.isHost(v4: destination) else { return drop(&packet, .destinationInvalid) }
+    // Who has no address yet asks everybody for one (RFC 1122 section 3.2.1.3 (a)).
+    let isNew = source == 0 && packet.link == .group
+    guard isNew || Self.isHost(v4: source) else { return drop(&packet, .sourceInvalid) }
+    if packet.conditions.contains(.guarded), !isNew, !isOwn(IPAddress(v4: source), of: packet) {
+      return drop(&packet, .spoofedAddress)
+    }
+    if packet.link != .group {
+      if destination >> 28 == 14 || destination == .max { return drop(&packet, .multicast) }
+      guard Self.isHost(v4: destination) else { return drop(&packet, .destinationInvalid) }
+    }
     packet.isV4 = true
     packet.ipLength = length
     packet.transport = header
     packet.proto = ip.u8(9)
     packet.trafficClass = ip.u8(1)
     packet.isFragment = ip.u16(6) & (IPv4.moreFragments | IPv4.offsetMask) != 0
+    if packet.link == .group, !isFlooded(&packet, IPAddress(v4: source), IPAddress(v4: destination)) { return }
     guard mergeECN(&packet) else { return }
     finishParsing(&packet, IPAddress(v4: source), IPAddress(v4: destination))
   }
@@ -54,14 +62,19 @@ extension PacketPath {
     guard walkExtensions(&packet) else { return drop(&packet, .ipv6Extension) }
     let source = ip.address6(8)
     let destination = ip.address6(24)
+    if packet.conditions.contains(.guarded), let reason = spoofed(packet, source) { return drop(&packet, reason) }
     if packet.proto == IPProtocol.icmpv6, !packet.isFragment, packet.link != .other,
       packet.transport < length, packet.transportHeader.u8(0) == ICMP.neighborSolicitation
     {
-      return answerNeighborSolicitation(&packet, source: source, destination: destination)
+      if answerNeighborSolicitation(&packet, source: source, destination: destination) { return }
     }
-    guard Self.isHost(v6: source) else { return drop(&packet, .sourceInvalid) }
-    if packet.link == .group || destination.isMulticast { return drop(&packet, .multicast) }
-    guard Self.isHost(v6: destination) else { return drop(&packet, .destinationInvalid) }
+    let isNew = source.high == 0 && source.low == 0 && packet.link == .group
+    guard isNew || Self.isHost(v6: source) else { return drop(&packet, .sourceInvalid) }
+    if packet.link != .group {
+      if destination.isMulticast { return drop(&packet, .multicast) }
+      guard Self.isHost(v6: destination) else { return drop(&packet, .destinationInvalid) }
+    }
+    if packet.link == .group, !isFlooded(&packet, source, destination) { return }
     guard mergeECN(&packet) else { return }
     finishParsing(&packet, source, destination)
   }

@@ -6,21 +6,54 @@ extension PacketPath {
   mutating func receive(
     _ frames: RxFrames, from first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
-    let vrf = interface.entry.vrf
+    let hasSubinterfaces = interface.entry.hasSubinterfaces
     for index in first..<frames.count {
       let frame = frames[index]
-      guard frame.length >= Ethernet.bytes else {
-        received(id, packets: 1, bytes: frame.length)
-        counters.dropped(.shortFrame, id, packets: 1)
-        continue
+      if hasSubinterfaces, frame.length >= Ethernet.bytes, Ethernet.isTag(frame.bytes.u16(Ethernet.type)) {
+        receiveTagged(frame, index, id, interface)
+      } else {
+        receive(frame, id, interface)
       }
-      var packet = Packet(
-        ethernet: frame.bytes, length: frame.length, interface: id, vrf: vrf, virtio: frame.virtio)
-      classify(&packet)
-      if packet.gso != VirtioNetHeader.gsoNone { packet.segments = Self.estimatedSegments(packet) }
-      received(id, packets: packet.segments, bytes: frame.length)
-      batch.append(packet)
     }
+  }
+
+  /// A frame of one interface.
+  @inline(__always)
+  private mutating func receive(_ frame: RxFrame, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>) {
+    guard frame.length >= Ethernet.bytes else { return dropFrame(frame, .shortFrame, id) }
+    var packet = Packet(
+      ethernet: frame.bytes, length: frame.length, interface: id, vrf: interface.entry.vrf, virtio: frame.virtio)
+    classify(&packet)
+    if packet.gso != VirtioNetHeader.gsoNone { packet.segments = Self.estimatedSegments(packet) }
+    received(id, packets: packet.segments, bytes: frame.length)
+    if !interface.entry.conditions.isEmpty { admit(&packet, interface) }
+    batch.append(packet)
+  }
+
+  /// A frame with a tag, on a port that several interfaces share.
+  @inline(never)
+  private mutating func receiveTagged(
+    _ tagged: RxFrame, _ index: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    var frame = tagged
+    switch untag(&frame, index, on: id) {
+    case .parents: receive(frame, id, interface)
+    case .subinterface(let number): receive(frame, subinterface: number, parent: id)
+    case .dropped(let reason): dropFrame(tagged, reason, id)
+    }
+  }
+
+  /// A frame whose tags have been taken off.
+  mutating func receive(_ frame: RxFrame, subinterface id: UInt32, parent: UInt32) {
+    guard let interface = tables.interface(id) else { return dropFrame(frame, .interfaceGone, parent) }
+    if interface.entry.clampsMSS { clamps = true }
+    receive(frame, id, interface)
+  }
+
+  /// A frame that does not become a packet.
+  func dropFrame(_ frame: RxFrame, _ reason: DropReason, _ id: UInt32) {
+    received(id, packets: 1, bytes: frame.length)
+    counters.dropped(reason, id, packets: 1)
   }
 
   /// Looks at the Ethernet header: what is inside, and for whom it is.

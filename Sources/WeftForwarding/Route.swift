@@ -45,7 +45,11 @@ extension PacketPath {
   mutating func bridge(_ packet: inout Packet) {
     guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
     let number = tables.bridge.lookup(vrf: packet.vrf, mac: packet.ethernet.mac(Ethernet.destination))
-    guard number != 0 else { return drop(&packet, .unknownMAC) }
+    guard number != 0 else {
+      let bits = VRFBits(rawValue: tables.vrfBits[packet.vrf])
+      let flood = bits.contains(.floodsUnknown) ? broadcastPath(packet.vrf) : 0
+      return flood == 0 ? drop(&packet, .unknownMAC) : replicate(&packet, by: flood)
+    }
     packet.path = tables.paths[number]
     checkNexthop(&packet)
   }
@@ -74,7 +78,10 @@ extension PacketPath {
       guard !packet.isOwn else { return drop(&packet, .noService) }
       return answerEcho(&packet)
     case .discard: return drop(&packet, .discardNexthop)
-    case .vrfTranslate: return drop(&packet, .nexthopInvalid)
+    case .resolve:
+      askFor(packet.key.destination, of: packet, on: nexthop.entry.interface)
+      return drop(&packet, .nexthopUnresolved)
+    case .vrfTranslate, .multicast, .l2Receive, .l3Receive: return drop(&packet, .nexthopInvalid)
     }
     // Link-local addresses mean something on one link only (RFC 4291 section 2.5.6).
     if packet.link != .other, !packet.isV4, packet.key.source.isLinkLocal || packet.key.destination.isLinkLocal {

@@ -27,6 +27,9 @@ import WeftWire
   var interface: UInt32 = 0
   var frames: RxFrames
   private var incoming: RxFrames
+  /// Some frames are of other interfaces than `interface`: whose each is.
+  private var hasOthers = false
+  private let interfaces: UnsafeMutablePointer<UInt32>
   private let marks: UnsafeMutablePointer<HandOverMark>
   private let ports: UnsafeMutablePointer<UInt32>
 
@@ -53,6 +56,8 @@ import WeftWire
     pending = WorkerList(1)
     incoming = RxFrames()
     frames = incoming
+    unsafe interfaces = .allocate(capacity: RxFrames.capacity)
+    unsafe interfaces.initialize(repeating: 0, count: RxFrames.capacity)
     unsafe marks = .allocate(capacity: RxFrames.capacity)
     unsafe ports = .allocate(capacity: RxFrames.capacity)
   }
@@ -80,6 +85,8 @@ import WeftWire
     pending = WorkerList(workers)
     incoming = RxFrames()
     frames = incoming
+    unsafe interfaces = .allocate(capacity: RxFrames.capacity)
+    unsafe interfaces.initialize(repeating: 0, count: RxFrames.capacity)
     unsafe marks = .allocate(capacity: RxFrames.capacity)
     unsafe ports = .allocate(capacity: RxFrames.capacity)
   }
@@ -94,6 +101,7 @@ import WeftWire
     sleepers.deallocate()
     pending.deallocate()
     incoming.deallocate()
+    unsafe interfaces.deallocate()
     unsafe marks.deallocate()
     unsafe ports.deallocate()
   }
@@ -103,7 +111,19 @@ import WeftWire
   mutating func begin(_ frames: RxFrames, interface: UInt32) {
     self.frames = frames
     self.interface = interface
+    hasOthers = false
   }
+
+  /// A frame of the batch in hand is another one, and another interface's.
+  mutating func replace(_ index: Int, _ frame: RxFrame, interface other: UInt32) {
+    frames.replace(index, frame)
+    if !hasOthers { unsafe interfaces.update(repeating: interface, count: RxFrames.capacity) }
+    hasOthers = true
+    unsafe interfaces[index] = other
+  }
+
+  /// The interface of a frame of the batch in hand.
+  func interface(_ frame: Int) -> UInt32 { hasOthers ? unsafe interfaces[frame] : interface }
 
   /// What is known of a frame of the batch in hand.
   func mark(_ frame: Int) -> HandOverMark { isHandedOver ? unsafe marks[frame] : HandOverMark(rawValue: 0) }
@@ -143,7 +163,7 @@ import WeftWire
   /// Puts a record for a frame of `bytes` into a worker's ring, its header written; where the frame goes, or nil when
   /// the ring is full.
   mutating func give(
-    _ worker: Int, _ marks: HandOverMark, ports: UInt32, virtio: VirtioNetHeader, bytes: Int
+    _ worker: Int, _ marks: HandOverMark, interface: UInt32, ports: UInt32, virtio: VirtioNetHeader, bytes: Int
   ) -> Bytes? {
     guard let record = unsafe senders[worker].put(.frame, marks, interface, bytes: bytes) else { return nil }
     unsafe record.pointer.storeBytes(of: ports, toByteOffset: 12, as: UInt32.self)

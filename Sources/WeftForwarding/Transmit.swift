@@ -24,19 +24,29 @@ extension PacketPath {
           drop(&batch[index], .interfaceGone)
           continue
         }
-        if clamps || interface.entry.clampsMSS {
+        if clamps && comesClamped(batch[index]) || interface.entry.clampsMSS {
           clamp(batch[index], mtu: Int(nexthop.entry.kind == .encap ? interface.entry.mtu : nexthop.entry.mtu))
         }
         if nexthop.entry.kind == .encap {
+          if !interface.entry.conditions.isEmpty, let reason = refusal(of: interface, to: batch[index]) {
+            drop(&batch[index], reason)
+            continue
+          }
           deliver(&batch[index], nexthop, interface)
         } else {
           encapsulate(&batch[index], nexthop, interface)
         }
         count(batch[index], batch, now)
       case .reply: answer(&batch[index])
+      case .flood: replicate(&batch[index])
       case .merged, .dropped, .handedOver: continue
       }
     }
+  }
+
+  /// The interface that a packet came in by has the flag to clamp; not all of a batch's have to.
+  private func comesClamped(_ packet: Packet) -> Bool {
+    tables.interface(packet.interface)?.entry.clampsMSS == true
   }
 
   /// Counts a packet that left on its flow.
@@ -79,7 +89,7 @@ extension PacketPath {
 
   /// Lowers the TTL of a routed packet; false when it ran out.
   @inline(__always) func lowerTTL(_ packet: inout Packet) -> Bool {
-    guard packet.link != .other, !packet.isOwn else { return true }
+    guard packet.link == .router, !packet.isOwn else { return true }
     if packet.isV4 {
       guard packet.ip.u8(8) > 1 else { return false }
       IPv4.decrementTTL(packet.ip)

@@ -20,9 +20,11 @@ public struct KernelGuard: ~Copyable, Sendable {
   private let link: Descriptor?
   private let sockets: [SharedDescriptor]
 
-  /// For a fabric interface: the host does not see tunnel packets.
-  public static func fabric(device: String, kernelIndex: UInt32) throws(SystemError) -> KernelGuard {
-    if let link = attach(TunnelFilter.dropTunnels, kernelIndex) {
+  /// For a fabric interface: the host does not see tunnel packets, untagged and with tags of `vlans`.
+  public static func fabric(
+    device: String, kernelIndex: UInt32, vlans: [UInt16] = []
+  ) throws(SystemError) -> KernelGuard {
+    if let link = attach(TunnelFilter.dropTunnels(vlans: vlans), kernelIndex) {
       return KernelGuard(method: .ingressProgram, link: link, sockets: [])
     }
     var sockets: [SharedDescriptor] = []

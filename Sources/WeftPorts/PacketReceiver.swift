@@ -68,6 +68,29 @@ import WeftWire
     guard bound == 0 else { throw SystemError("bind a packet socket to", device) }
   }
 
+  /// Takes frames with tags of these VLANs beside tunnel packets from now on (`TunnelFilter.classic`). `isOpen`: frames
+  /// to whatever MAC address come in from now on, or no longer: servers in VLANs send to the router's. nil: as it was.
+  /// For a receiver of tunnels; from any thread.
+  public static func select(
+    _ descriptor: Int32, vlans: [UInt16], takesOld: Bool, isOpen: Bool?, kernelIndex: UInt32
+  ) throws(SystemError) {
+    let filter = TunnelFilter.classic(vlans: vlans, takesOld: takesOld)
+    guard unsafe weft_attach_filter(descriptor, filter, Int32(filter.count)) == 0 else {
+      throw SystemError("attach a filter to", "the packet socket of interface \(kernelIndex)")
+    }
+    guard let isOpen else { return }
+    var request = packet_mreq()
+    request.mr_ifindex = Int32(bitPattern: kernelIndex)
+    request.mr_type = UInt16(PACKET_MR_PROMISC)
+    let option = isOpen ? PACKET_ADD_MEMBERSHIP : PACKET_DROP_MEMBERSHIP
+    let size = socklen_t(MemoryLayout<packet_mreq>.size)
+    let status = unsafe setsockopt(descriptor, SOL_PACKET, option, &request, size)
+    // Dropping what was never added is no fault.
+    guard status == 0 || !isOpen else {
+      throw SystemError("receive frames to all MAC addresses from", "interface \(kernelIndex)")
+    }
+  }
+
   /// True when a receiver that was opened for one MTU does for another too.
   public static func fits(mtu: Int, openFor old: Int) -> Bool {
     PacketSocket.slotBytes(mtu: mtu) == PacketSocket.slotBytes(mtu: old)
@@ -155,6 +178,8 @@ import WeftWire
     start.set16(14, tag)
     frame.bytes = start
     frame.length += 4
+    // Without the tag, too, the kernel counted.
+    if frame.virtio.flags & VirtioNetHeader.needsChecksum != 0 { frame.virtio.checksumStart &+= 4 }
   }
 
   /// Packets that found no free slot since the last time this was asked.

@@ -6,6 +6,53 @@ import WeftWire
 /// Both read Ethernet, IPv4 (any header length, first fragments) or IPv6 (no extension headers), UDP or
 /// GRE (without optional fields or with).
 enum TunnelFilter {
+  /// Takes tunnel packets whole, and frames with tags of these VLANs; nothing else. The kernel has taken the (outer) tag
+  /// out of the frame before the program sees it, but for those of type 0x9100, which it does not know: of these all are
+  /// taken where `takesOld` says so.
+  static func classic(vlans: [UInt16], takesOld: Bool) -> [sock_filter] {
+    guard !vlans.isEmpty || takesOld else { return classic }
+    let load: UInt16 = 0x20  // BPF_LD | BPF_W | BPF_ABS
+    let load16: UInt16 = 0x28
+    let and: UInt16 = 0x54  // BPF_ALU | BPF_AND
+    let jumpEqual: UInt16 = 0x15
+    let jump: UInt16 = 0x05
+    let end: UInt16 = 0x06
+    // SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT, SKF_AD_VLAN_TAG
+    let isTagged: UInt32 = 0xFFFF_F000 + 48
+    let tag: UInt32 = 0xFFFF_F000 + 44
+    func step(_ code: UInt16, _ k: UInt32, _ yes: UInt8 = 0, _ no: UInt8 = 0) -> sock_filter {
+      sock_filter(code: code, jt: yes, jf: no, k: k)
+    }
+    // So many that a program of them would be too long: all of them, and the packet path tells them apart.
+    let isShort = vlans.count <= maximumFilteredVLANs
+    var choice: [sock_filter] = []
+    if isShort {
+      for vlan in vlans { choice += [step(jumpEqual, UInt32(vlan), 0, 1), step(end, 0xFFFF_FFFF)] }
+      choice.append(step(end, 0))
+    } else {
+      choice.append(step(end, 0xFFFF_FFFF))
+    }
+    let untagged = UInt32(choice.count)
+    var program = [
+      step(load, isTagged),
+      step(jumpEqual, 0, 0, 1),
+      step(jump, untagged + 4),
+      step(load, tag),
+      step(and, 0x0FFF),
+      step(jumpEqual, 0, 0, 1),
+      step(jump, untagged),
+    ]
+    program += choice
+    if takesOld {
+      program += [
+        step(load16, 12), step(jumpEqual, UInt32(Ethernet.oldServiceVLAN), 0, 1), step(end, 0xFFFF_FFFF),
+      ]
+    }
+    return program + classic
+  }
+
+  static let maximumFilteredVLANs = 500
+
   /// Takes tunnel packets whole and nothing else.
   static var classic: [sock_filter] {
     let load16: UInt16 = 0x28  // BPF_LD | BPF_H | BPF_ABS
@@ -48,10 +95,18 @@ enum TunnelFilter {
   }
 
   /// Drops tunnel packets (TC_ACT_SHOT), lets everything else on (TCX_NEXT): without it the host's kernel would answer
-  /// them with ICMP port unreachable.
-  static var dropTunnels: [bpf_insn] {
+  /// them with ICMP port unreachable. Of tagged ones those of `vlans`; what the host does in others is its own.
+  static func dropTunnels(vlans: [UInt16]) -> [bpf_insn] {
     var program = Assembler()
     program.move(to: 6, from: 1)
+    program.loadContext(20)  // vlan_present
+    program.jumpIfEqual(0, to: "untagged")
+    program.loadContext(24)  // vlan_tci
+    program.and(0, 0x0FFF)
+    program.jumpIfEqual(0, to: "untagged")
+    for vlan in vlans.prefix(maximumFilteredVLANs) { program.jumpIfEqual(UInt32(vlan), to: "untagged") }
+    program.jump(to: "pass")
+    program.label("untagged")
     program.load16(12)
     program.jumpUnlessEqual(UInt32(Ethernet.ipv4), to: "v6")
     program.load16(20)
@@ -101,6 +156,8 @@ enum TunnelFilter {
 /// The few eBPF instructions that are needed (the kernel's instruction-set.rst), with labels for jumps.
 private struct Assembler {
   private var code: [(opcode: UInt8, destination: UInt8, source: UInt8, immediate: Int32, target: String?)] = []
+  /// Of loads from the context, by the instruction's place.
+  private var offsets: [Int: Int16] = [:]
   private var labels: [String: Int] = [:]
 
   private mutating func step(
@@ -113,6 +170,11 @@ private struct Assembler {
   mutating func move(to destination: UInt8, from source: UInt8) { step(0xBF, destination, source) }
   /// Packet bytes in host order into register 0; register 6 holds the context.
   mutating func load16(_ offset: Int32) { step(0x28, 0, 0, offset) }
+  /// A 32-bit field of the context (`struct __sk_buff`) into register 0.
+  mutating func loadContext(_ offset: Int16) {
+    offsets[code.count] = offset
+    step(0x61, 0, 6)
+  }
   mutating func load8(_ offset: Int32) { step(0x30, 0, 0, offset) }
   mutating func load16(indexedBy register: UInt8, _ offset: Int32) { step(0x48, 0, register, offset) }
   mutating func and(_ register: UInt8, _ value: Int32) { step(0x57, register, 0, value) }
@@ -133,6 +195,7 @@ private struct Assembler {
       instruction.dst_reg = step.destination
       instruction.src_reg = step.source
       instruction.imm = step.immediate
+      if let offset = offsets[index] { instruction.off = offset }
       if let target = step.target, let place = labels[target] { instruction.off = Int16(place - index - 1) }
       return instruction
     }

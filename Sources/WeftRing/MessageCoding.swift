@@ -34,6 +34,7 @@ extension Command {
     case setNATPool, removeNATPool, setSourceNAT, removeSourceNAT, setStaticNAT, removeStaticNAT
     case setDestinationNAT, removeDestinationNAT, setService, removeService, setBackend, removeBackend
     case setAddressSet, removeAddressSet, setAddressSetMember, removeAddressSetMember, setRule, removeRule
+    case setNeighbor, removeNeighbor
   }
 
   var kindValue: UInt16 {
@@ -75,6 +76,8 @@ extension Command {
       case .removeAddressSetMember: .removeAddressSetMember
       case .setRule: .setRule
       case .removeRule: .removeRule
+      case .setNeighbor: .setNeighbor
+      case .removeNeighbor: .removeNeighbor
       }
     return kind.rawValue
   }
@@ -126,6 +129,10 @@ extension Command {
     case .removeAddressSetMember(let set, let prefix):
       writer.put(set)
       writer.put(prefix)
+    case .setNeighbor(let entry): writer.put(entry)
+    case .removeNeighbor(let vrf, let address):
+      writer.put(vrf)
+      writer.put(address)
     }
   }
 
@@ -180,6 +187,8 @@ extension Command {
           case .removeAddressSetMember: .removeAddressSetMember(set: try r.get("set"), prefix: try r.prefix("prefix"))
           case .setRule: .setRule(try r.rule())
           case .removeRule: .removeRule(id: try r.get("rule id"))
+          case .setNeighbor: .setNeighbor(try r.neighbor())
+          case .removeNeighbor: .removeNeighbor(vrf: try r.get("vrf"), address: try r.address("address"))
           }
         })
     } catch {
@@ -220,7 +229,9 @@ extension Completion {
       case .label(let entry): writer.put(entry)
       case .vni(let entry): writer.put(entry)
       case .route(let entry): writer.put(entry)
-      case .bridge(let entry): writer.put(entry)
+      case .bridge(let entry, let state):
+        writer.put(entry)
+        writer.put(state)
       case .flow(let entry): writer.put(entry)
       case .natPool(let configuration, let state):
         writer.put(configuration)
@@ -235,6 +246,7 @@ extension Completion {
       case .rule(let entry, let hits):
         writer.put(entry)
         writer.put(hits)
+      case .neighbor(let entry): writer.put(entry)
       }
     }
   }
@@ -261,7 +273,9 @@ extension Completion {
       case .labels: entry = .label(try r.label())
       case .vnis: entry = .vni(try r.vni())
       case .routes: entry = .route(try r.route())
-      case .bridge: entry = .bridge(try r.bridge())
+      case .bridge:
+        let configuration = try r.bridge()
+        entry = .bridge(configuration, try r.bridgeState())
       case .flows: entry = .flow(try r.flow())
       case .natPools:
         let configuration = try r.natPool()
@@ -276,6 +290,7 @@ extension Completion {
       case .rules:
         let rule = try r.rule()
         entry = .rule(rule, hits: try r.get("hits"))
+      case .neighbors: entry = .neighbor(try r.neighbor())
       }
       return .entry(sequence: sequence, entry)
     }
@@ -288,6 +303,8 @@ extension Event {
     case .interfaceState: 1
     case .trap: 2
     case .lost: 3
+    case .station: 4
+    case .resolve: 5
     }
   }
 
@@ -303,6 +320,13 @@ extension Event {
       writer.put(UInt16(kept.count))
       writer.put(bytes: kept)
     case .lost(let count): writer.put(count)
+    case .station(let change, let entry):
+      writer.put(change.rawValue)
+      writer.put(entry)
+    case .resolve(let interface, let vrf, let address):
+      writer.put(interface)
+      writer.put(vrf)
+      writer.put(address)
     }
   }
 
@@ -316,6 +340,12 @@ extension Event {
         let count = Int(try r.get("frame length", as: UInt16.self))
         return .trap(interface: interface, vrf: vrf, frame: try r.octets("frame", count: count))
       case 3: return .lost(count: try r.get("count"))
+      case 4:
+        let change: StationChange = try r.option("change")
+        return .station(change, try r.bridge())
+      case 5:
+        return .resolve(
+          interface: try r.get("interface"), vrf: try r.get("vrf"), address: try r.address("address"))
       default: throw SlotFault(what: "event kind")
       }
     }

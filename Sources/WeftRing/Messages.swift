@@ -6,6 +6,7 @@ public enum TableName: UInt8, Sendable, CaseIterable {
   case vrfs, nexthops, labels, vnis, routes, bridge, flows
   case natPools, sourceNAT, staticNAT, destinationNAT, services, backends
   case addressSets, addressSetMembers, rules
+  case neighbors
 }
 
 /// Agent to forwarder.
@@ -55,6 +56,8 @@ public enum Command: Hashable, Sendable {
   /// members at once. Who empties a set that a rule no longer refers to waits for a barrier in between.
   case setRule(RuleConfiguration)
   case removeRule(id: UInt32)
+  case setNeighbor(NeighborConfiguration)
+  case removeNeighbor(vrf: UInt32, address: IPAddress)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.
@@ -117,7 +120,7 @@ public enum TableEntry: Hashable, Sendable {
   case label(LabelConfiguration)
   case vni(VNIConfiguration)
   case route(RouteConfiguration)
-  case bridge(BridgeConfiguration)
+  case bridge(BridgeConfiguration, BridgeState)
   case flow(FlowRecord)
   case natPool(NATPoolConfiguration, NATPoolState)
   case sourceNAT(SourceNATConfiguration)
@@ -129,6 +132,7 @@ public enum TableEntry: Hashable, Sendable {
   case addressSetMember(AddressSetMember)
   /// `hits`: flows that the rule has decided on.
   case rule(RuleConfiguration, hits: UInt64)
+  case neighbor(NeighborConfiguration)
 
   /// The table it stands in.
   public var table: TableName {
@@ -150,6 +154,7 @@ public enum TableEntry: Hashable, Sendable {
     case .addressSet: .addressSets
     case .addressSetMember: .addressSetMembers
     case .rule: .rules
+    case .neighbor: .neighbors
     }
   }
 }
@@ -176,4 +181,8 @@ public enum Event: Hashable, Sendable {
   case trap(interface: UInt32, vrf: UInt32, frame: [UInt8])
   /// Events were lost because the ring was full.
   case lost(count: UInt64)
+  /// A learned MAC address, and where it is now (aged: was).
+  case station(StationChange, BridgeConfiguration)
+  /// A packet waits for the MAC address of a host of a subnet on this interface (`NexthopConfiguration.Action.resolve`).
+  case resolve(interface: UInt32, vrf: UInt32, address: IPAddress)
 }

@@ -11,12 +11,15 @@ public enum PortKind: UInt8, Sendable, CaseIterable {
   case tap = 2
   /// pcap files, for replay only: refused by a running forwarder.
   case pcap = 3
+  /// Tagged frames of another interface's port: `VLANConfiguration`.
+  case vlan = 4
 
   public var name: String {
     switch self {
     case .packet: "packet"
     case .tap: "tap"
     case .pcap: "pcap"
+    case .vlan: "vlan"
     }
   }
 }
@@ -27,11 +30,20 @@ public enum InterfaceRole: UInt8, Sendable, CaseIterable {
   case virtual = 1
   /// Towards the underlay network, where tunnels begin and end.
   case fabric = 2
+  /// Towards the host that the forwarder runs on: a TAP, or one end of a veth, whose other end is the host's.
+  case host = 3
+  /// Copies go out by it, nothing comes in.
+  case monitoring = 4
+
+  /// It belongs to a VRF, from which its packets go on.
+  public var isLocal: Bool { self == .virtual || self == .host }
 
   public var name: String {
     switch self {
     case .virtual: "virtual"
     case .fabric: "fabric"
+    case .host: "host"
+    case .monitoring: "monitoring"
     }
   }
 }
@@ -47,9 +59,9 @@ public struct InterfaceConfiguration: Hashable, Sendable {
   public var port: PortKind
   /// The kernel's name of the interface, at most 15 bytes; in a replay the name of the port.
   public var device: String
-  /// virtual: the pod's own MAC; fabric: the NIC's.
+  /// virtual: the pod's own MAC; fabric: the NIC's; host: that of the host's end; monitoring: the destination's.
   public var mac: MACAddress
-  /// The VRF of packets that come in; fabric interfaces have none (0).
+  /// virtual, host: the VRF of packets that come in; others have none (0).
   public var vrf: UInt32
   /// Bytes of IP packet (without the Ethernet header) that go out whole.
   public var mtu: UInt16
@@ -58,10 +70,15 @@ public struct InterfaceConfiguration: Hashable, Sendable {
   public var flags: InterfaceFlags
   /// virtual: by which rules know it; not 0.
   public var tags: [UInt32]
+  /// Port kind vlan, and only that. `device` is then a name for people, no kernel interface's.
+  public var vlan: VLANConfiguration?
+  /// With the flag `learning`: how many MAC addresses are learned behind it.
+  public var macLimit: UInt32
 
   public init(
     id: UInt32, role: InterfaceRole, port: PortKind, device: String, mac: MACAddress, vrf: UInt32 = 0,
-    mtu: UInt16 = 1500, addresses: [IPAddress] = [], flags: InterfaceFlags = .usual, tags: [UInt32] = []
+    mtu: UInt16 = 1500, addresses: [IPAddress] = [], flags: InterfaceFlags = .usual, tags: [UInt32] = [],
+    vlan: VLANConfiguration? = nil, macLimit: UInt32 = 1024
   ) {
     self.id = id
     self.role = role
@@ -73,6 +90,8 @@ public struct InterfaceConfiguration: Hashable, Sendable {
     self.addresses = addresses
     self.flags = flags
     self.tags = tags
+    self.vlan = vlan
+    self.macLimit = macLimit
   }
 }
 
@@ -81,10 +100,16 @@ public struct VRFConfiguration: Hashable, Sendable {
   public var id: UInt32
   /// For people; at most 63 bytes.
   public var name: String
+  public var flags: VRFFlags
+  public var learning: LearningConfiguration
 
-  public init(id: UInt32, name: String) {
+  public init(
+    id: UInt32, name: String, flags: VRFFlags = [], learning: LearningConfiguration = LearningConfiguration()
+  ) {
     self.id = id
     self.name = name
+    self.flags = flags
+    self.learning = learning
   }
 }
 
@@ -165,6 +190,17 @@ public struct NexthopConfiguration: Hashable, Sendable {
     case vrfTranslate(vrf: UInt32)
     /// By one of up to `maximumMembers` ways, the same for all packets of a flow.
     case ecmp([NexthopMember])
+    /// For the host: out of its interface, with that interface's MAC as the Ethernet destination; the TTL stays.
+    case receiveAt(interface: UInt32)
+    /// A copy to each of up to `maximumMembers` members: broadcast, multicast, unknown unicast.
+    case multicast([MulticastMember])
+    /// To hosts of a subnet that is on an interface: the agent is asked for their MAC (`Event.resolve`), and packets are
+    /// dropped until it has set routes for them.
+    case resolve(interface: UInt32)
+    /// As `vrfTranslate`, where what comes in is bridged and never routed. Behind an MPLS label stands an Ethernet frame.
+    case l2Receive(vrf: UInt32)
+    /// As `vrfTranslate`, where what comes in is routed and never bridged.
+    case l3Receive(vrf: UInt32)
   }
 
   public static let maximumMembers = 64

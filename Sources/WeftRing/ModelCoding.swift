@@ -21,11 +21,15 @@ extension SlotWriter {
     let tags = entry.tags.prefix(InterfaceConfiguration.maximumTags)
     put(UInt8(tags.count))
     for tag in tags { put(tag) }
+    put(entry.vlan)
+    put(entry.macLimit)
   }
 
   mutating func put(_ entry: VRFConfiguration) {
     put(entry.id)
     put(entry.name, maximum: nameBytes)
+    put(entry.flags.rawValue)
+    put(entry.learning)
   }
 
   mutating func put(_ entry: NexthopConfiguration) {
@@ -58,6 +62,21 @@ extension SlotWriter {
         put(member.label)
         put(member.weight)
       }
+    case .receiveAt(let interface):
+      put(UInt8(7))
+      put(interface)
+    case .multicast(let members):
+      put(UInt8(8))
+      put(members)
+    case .resolve(let interface):
+      put(UInt8(9))
+      put(interface)
+    case .l2Receive(let vrf):
+      put(UInt8(10))
+      put(vrf)
+    case .l3Receive(let vrf):
+      put(UInt8(11))
+      put(vrf)
     }
   }
 
@@ -121,13 +140,18 @@ extension SlotReader {
     guard tagCount <= InterfaceConfiguration.maximumTags else { throw SlotFault(what: "tag count") }
     var tags: [UInt32] = []
     for _ in 0..<tagCount { tags.append(try get("tag")) }
+    let vlan = try vlan()
     return InterfaceConfiguration(
       id: id, role: role, port: port, device: device, mac: mac, vrf: vrf, mtu: mtu, addresses: addresses,
-      flags: flags, tags: tags)
+      flags: flags, tags: tags, vlan: vlan, macLimit: try get("mac limit"))
   }
 
   mutating func vrf() throws(SlotFault) -> VRFConfiguration {
-    VRFConfiguration(id: try get("vrf id"), name: try text("vrf name", maximum: nameBytes))
+    let id: UInt32 = try get("vrf id")
+    let name = try text("vrf name", maximum: nameBytes)
+    let flags = VRFFlags(rawValue: try get("vrf flags"))
+    guard flags.isSubset(of: .all) else { throw SlotFault(what: "vrf flags") }
+    return VRFConfiguration(id: id, name: name, flags: flags, learning: try learning())
   }
 
   mutating func nexthop() throws(SlotFault) -> NexthopConfiguration {
@@ -155,6 +179,11 @@ extension SlotReader {
             nexthop: try get("member nexthop"), label: try get("member label"), weight: try get("member weight")))
       }
       return NexthopConfiguration(id: id, action: .ecmp(members))
+    case 7: return NexthopConfiguration(id: id, action: .receiveAt(interface: try get("interface")))
+    case 8: return NexthopConfiguration(id: id, action: .multicast(try multicastMembers()))
+    case 9: return NexthopConfiguration(id: id, action: .resolve(interface: try get("interface")))
+    case 10: return NexthopConfiguration(id: id, action: .l2Receive(vrf: try get("vrf")))
+    case 11: return NexthopConfiguration(id: id, action: .l3Receive(vrf: try get("vrf")))
     default: throw SlotFault(what: "nexthop action")
     }
   }

@@ -13,9 +13,9 @@ public struct InterfaceFlags: OptionSet, Hashable, Sendable {
   public static let bridging = InterfaceFlags(rawValue: 2)
   /// Packets to the router's MAC address are routed.
   public static let routing = InterfaceFlags(rawValue: 4)
-  /// Only packets from its own MAC address and from addresses that are routed to it come in. Refused so far.
+  /// Only packets from its own MAC address and from addresses that are routed to it come in.
   public static let antiSpoofing = InterfaceFlags(rawValue: 8)
-  /// Flows that are there go on, no new ones begin. Refused so far.
+  /// Flows that are there go on, no new ones begin.
   public static let dropNewFlows = InterfaceFlags(rawValue: 16)
   /// MAC addresses behind it are learned. Refused so far.
   public static let learning = InterfaceFlags(rawValue: 32)

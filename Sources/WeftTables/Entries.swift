@@ -25,6 +25,15 @@ import WeftWire
   public var clampsMSS = false
   /// Packets from and to it are forwarded and nothing else: they may go the short way.
   public var isPlain = true
+  /// What holds for packets that come in by it; empty for most.
+  public var conditions: PacketConditions = []
+  /// New flows from and to it do not begin.
+  public var dropsNewFlows = false
+  /// Tagged frames of its port may be other interfaces'.
+  public var hasSubinterfaces = false
+  /// Of port kind vlan: bytes of tags (4 or 8, else 0), and the tags as they stand in a frame, from the top.
+  public var tagBytes = 0
+  public var tags: UInt64 = 0
 
   public static var noPolicy: UInt32 { .max }
 
@@ -54,6 +63,23 @@ import WeftWire
   }
 }
 
+/// What must hold for packets of an interface, or of where a tunnel ends.
+@frozen public struct PacketConditions: OptionSet, Sendable {
+  public let rawValue: UInt8
+  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+
+  /// Its MAC address and its IP addresses are those of the interface.
+  @inlinable public static var guarded: PacketConditions { PacketConditions(rawValue: 1) }
+  /// It is not bridged.
+  @inlinable public static var notBridged: PacketConditions { PacketConditions(rawValue: 2) }
+  /// It is not routed.
+  @inlinable public static var notRouted: PacketConditions { PacketConditions(rawValue: 4) }
+  /// It does not come in at all.
+  @inlinable public static var refused: PacketConditions { PacketConditions(rawValue: 8) }
+  /// Its source MAC address is learned.
+  @inlinable public static var learned: PacketConditions { PacketConditions(rawValue: 16) }
+}
+
 @frozen public enum NexthopKind: UInt8, Sendable {
   case discard
   case receive
@@ -63,6 +89,11 @@ import WeftWire
   case vrfTranslate
   case mplsOverGRE
   case ecmp
+  case multicast
+  case resolve
+  /// As `vrfTranslate`, for bridged and for routed packets alone.
+  case l2Receive
+  case l3Receive
 }
 
 /// What can be done to a simple packet without looking any further.
@@ -106,6 +137,12 @@ import WeftWire
   public var linkMTU: UInt16 = 0
   /// ecmp: between which paths flows are divided.
   public var members: MemberTable?
+  /// multicast: where copies go.
+  public var replicas: ReplicaList?
+  /// Tunnels: where they end.
+  public var remote = IPAddress(high: 0, low: 0)
+  /// encap: the packet has arrived where it goes to, its TTL stays.
+  public var isEnd = false
 
   public init(kind: NexthopKind) {
     self.kind = kind
@@ -128,6 +165,7 @@ import WeftWire
   ) {
     self.init(kind: kind)
     self.interface = interface
+    remote = destination
     destinationMAC = innerDestinationMAC
     underlayIsV4 = destination.isV4
     isResolved = nextHopMAC != 0

@@ -14,6 +14,10 @@ import WeftWire
   public let labels: DirectTableReader
   public let vnis: DirectTableReader
   public let bridge: BridgeTableReader
+  public let subinterfaces: SubinterfaceReader
+  /// How VRFs bridge: `VRFBits`.
+  public let vrfBits: DirectTableReader
+  public let neighbors: NeighborTableReader
   public let nat: NATReader
   public let policy: PolicyReader
   /// The router's own addresses.
@@ -52,6 +56,16 @@ import WeftWire
   }
 }
 
+/// How a VRF bridges.
+@frozen public struct VRFBits: OptionSet, Sendable {
+  public let rawValue: UInt32
+  @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+  @inlinable public static var floodsUnknown: VRFBits { VRFBits(rawValue: 1) }
+  @inlinable public static var learns: VRFBits { VRFBits(rawValue: 2) }
+  @inlinable public static var suppresses: VRFBits { VRFBits(rawValue: 4) }
+}
+
 /// How large the tables are.
 public struct TableSizes: Sendable {
   public var interfaces: Int
@@ -83,6 +97,9 @@ public final class TableMemory: @unchecked Sendable {
   public let labels: DirectTable
   public let vnis: DirectTable
   public let bridge: BridgeTable
+  public let subinterfaces: SubinterfaceTable
+  public let vrfBits: DirectTable
+  public let neighbors: NeighborTable
   public let nat: NATMemory
   public let policy: PolicyTable
   public let gateways: GatewayTable
@@ -98,6 +115,9 @@ public final class TableMemory: @unchecked Sendable {
     labels = try DirectTable(capacity: 1 << 20, what: "labels")
     vnis = try DirectTable(capacity: 1 << 24, what: "VNIs")
     bridge = try BridgeTable(capacity: sizes.bridge, epochs: epochs)
+    subinterfaces = try SubinterfaceTable(interfaces: sizes.interfaces, epochs: epochs)
+    vrfBits = try DirectTable(capacity: sizes.vrfs, what: "VRFs")
+    neighbors = try NeighborTable(capacity: sizes.bridge, epochs: epochs)
     nat = try NATMemory(vrfs: sizes.vrfs, epochs: epochs, workers: workers)
     policy = try PolicyTable(rules: PolicyTable.maximumRules, epochs: epochs)
     gateways = try GatewayTable(vrfs: sizes.vrfs, epochs: epochs)
@@ -107,7 +127,8 @@ public final class TableMemory: @unchecked Sendable {
     Tables(
       interfaces: interfaces.reader, nexthops: nexthops.reader, roots: roots.reader, routes: routes.reader,
       paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader, vnis: vnis.reader,
-      bridge: bridge.reader, nat: nat.reader,
+      bridge: bridge.reader, subinterfaces: subinterfaces.reader, vrfBits: vrfBits.reader,
+      neighbors: neighbors.reader, nat: nat.reader,
       policy: policy.reader, gateways: gateways.reader)
   }
 
@@ -116,9 +137,12 @@ public final class TableMemory: @unchecked Sendable {
 
   /// Publishes a nexthop, or takes it out (nil).
   public func publish(nexthop id: UInt32, _ entry: NexthopEntry?) {
-    let members = reader.nexthop(id)?.entry.members
+    let old = reader.nexthop(id)
+    let members = old?.entry.members
+    let replicas = old?.entry.replicas
     publish(nexthops, id, entry)
     if let members { epochs.retire { members.deallocate() } }
+    if let replicas { epochs.retire { replicas.deallocate() } }
     paths.advance()
   }
 

@@ -49,6 +49,7 @@ public final class Forwarder {
   private let programmer: TableProgrammer
   private let links: NetlinkMonitor
   private let signals: Descriptor
+  private let reported: ReportSignal
   private var waiting: [Newcomer] = []
   private var sessions: [Session] = []
 
@@ -72,6 +73,7 @@ public final class Forwarder {
     // Fails first where another forwarder answers.
     server = try RingServer(path: settings.socket, statistics: statistics)
     let seed = UInt64.random(in: .min ... .max)
+    reported = try ReportSignal()
     var workers: [Worker] = []
     var started = 0
     do {
@@ -83,7 +85,7 @@ public final class Forwarder {
       for (index, core) in settings.cores.enumerated() {
         let worker = try Worker(
           index: index, core: core, settings: settings, tables: tables.reader, epoch: tables.epochs.worker(index),
-          statistics: statistics.worker(index), mesh: mesh, seed: seed, logger: logger)
+          statistics: statistics.worker(index), mesh: mesh, seed: seed, reported: reported, logger: logger)
         workers.append(worker)
       }
       for worker in workers {
@@ -134,6 +136,7 @@ public final class Forwarder {
         pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0),
         pollfd(fd: server.descriptor, events: Int16(POLLIN), revents: 0),
         pollfd(fd: links.descriptor, events: Int16(POLLIN), revents: 0),
+        pollfd(fd: reported.descriptor, events: Int16(POLLIN), revents: 0),
       ]
       let fixed = entries.count
       for client in waiting { entries.append(pollfd(fd: client.raw, events: Int16(POLLIN), revents: 0)) }
@@ -147,6 +150,7 @@ public final class Forwarder {
       statistics.beat(now: now)
       if entries[0].revents != 0 { stopping = true }
       if entries[2].revents != 0 { followLinks() }
+      followReports(isNews: entries[3].revents != 0, now)
       for (index, session) in sessions.enumerated() {
         // A client's only word on its socket is that it goes.
         if entries[clients + 2 * index].revents != 0 { session.isOver = true }
@@ -174,6 +178,8 @@ public final class Forwarder {
   }
 
   private static let maximumNewcomers = 64
+  /// Reports of a worker in one go.
+  private static let reportShare = 1024
 
   /// How long to wait for something to do, ms.
   private var patience: Int32 {
@@ -235,6 +241,27 @@ public final class Forwarder {
           session.isOver = true
         }
       }
+    }
+  }
+
+  /// What workers have seen, and what has not been seen for too long.
+  private func followReports(isNews: Bool, _ now: UInt64) {
+    if isNews {
+      reported.drain()
+      for worker in workers {
+        var left = Self.reportShare
+        while left > 0, let report = worker.reports.next() {
+          programmer.take(report)
+          left -= 1
+        }
+        if left == 0 { reported.signal() }
+      }
+    }
+    programmer.age(now: now)
+    let events = programmer.takeEvents()
+    guard !events.isEmpty else { return }
+    for session in sessions where session.channel.role == .agent {
+      do { for event in events { try session.channel.emit(event) } } catch { session.isOver = true }
     }
   }
 

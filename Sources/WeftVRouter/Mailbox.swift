@@ -60,6 +60,16 @@ final class Acknowledgement: Sendable {
   func wait(milliseconds: Int32) -> Bool { event.wait(milliseconds: milliseconds) }
 }
 
+/// Workers tell the control thread that they have reported something.
+final class ReportSignal: Sendable {
+  private let event: Descriptor
+  var descriptor: Int32 { event.raw }
+
+  init() throws(SystemError) { event = try .event() }
+  func signal() { event.signal() }
+  func drain() { event.drain() }
+}
+
 /// Mail for one worker.
 final class Mailbox: Sendable {
   private let letters = Mutex<[Mail]>([])

@@ -20,6 +20,12 @@ final class PortManager: PortProvider {
     var guardian: Guardian?
     var isStarted = false
     var isUp: Bool
+    /// Interfaces of VLANs whose frames these are.
+    var vlans: [UInt32: VLANConfiguration] = [:]
+    /// Of these, those towards the underlay.
+    var fabricVLANs: Set<UInt32> = []
+    /// Frames to whatever MAC address come in.
+    var isOpen = false
   }
 
   private let workers: [Worker]
@@ -29,6 +35,8 @@ final class PortManager: PortProvider {
   private var spares: [Int: SpareReceivers] = [:]
   private var ports: [UInt32: Port] = [:]
   private var byKernelIndex: [UInt32: UInt32] = [:]
+  /// Interfaces of VLANs, and those whose ports they share.
+  private var parents: [UInt32: UInt32] = [:]
   /// Queues of each worker, to give the next one to whom has fewest.
   private var load: [Int]
   private(set) var takesUDPSegmentation: Bool
@@ -50,6 +58,7 @@ final class PortManager: PortProvider {
   // MARK: PortProvider
 
   func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
+    if let vlan = interface.vlan { return try openVLAN(interface, vlan) }
     if let old = ports[interface.id] {
       let isSame =
         !isStale(interface) && PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
@@ -57,9 +66,14 @@ final class PortManager: PortProvider {
         ports[interface.id]?.configuration = interface
         return old.capabilities
       }
-      let new = try make(interface)
+      var new = try make(interface)
+      new.vlans = old.vlans
+      new.fabricVLANs = old.fabricVLANs
       close(interface.id)
       keep(new)
+      do throws(SystemError) { try selectVLANs(interface.id) } catch {
+        logger.error("frames with tags do not come in by \(interface.device): \(error)")
+      }
       return new.capabilities
     }
     let new = try make(interface)
@@ -79,7 +93,7 @@ final class PortManager: PortProvider {
       switch interface.port {
       case .packet: return try makePacket(interface)
       case .tap: return try makeTap(interface)
-      case .pcap: break
+      case .pcap, .vlan: break
       }
     } catch {
       throw Refusal(.device, "\(error)")
@@ -145,17 +159,20 @@ final class PortManager: PortProvider {
     }
   }
 
+  private func output(_ port: Port) -> Output {
+    if let tap = port.tapQueue { return .tap(descriptor: tap.queue.source.pointee.descriptor) }
+    return .packet(kernelIndex: port.kernelIndex)
+  }
+
   func start(_ id: UInt32) {
+    if let parent = parents[id], let port = ports[parent] {
+      for worker in workers { worker.post([.output(interface: id, output(port))]) }
+      return
+    }
     guard let port = ports[id], !port.isStarted else { return }
     ports[id]?.isStarted = true
-    let output: Output
-    if let tap = port.tapQueue {
-      output = .tap(descriptor: tap.queue.source.pointee.descriptor)
-    } else {
-      output = .packet(kernelIndex: port.kernelIndex)
-    }
     for (index, worker) in workers.enumerated() {
-      var mail: [Mail] = [.output(interface: id, output)]
+      var mail: [Mail] = ([id] + port.vlans.keys).map { .output(interface: $0, output(port)) }
       mail += port.packetQueues.filter { $0.worker == index }.map { .receivePackets($0.queue) }
       if let tap = port.tapQueue, tap.worker == index { mail.append(.receiveTap(tap.queue)) }
       worker.post(mail)
@@ -163,12 +180,13 @@ final class PortManager: PortProvider {
   }
 
   func close(_ id: UInt32) {
+    if let parent = parents.removeValue(forKey: id) { return closeVLAN(id, parent) }
     guard let port = ports.removeValue(forKey: id) else { return }
     if byKernelIndex[port.kernelIndex] == id { byKernelIndex[port.kernelIndex] = nil }
     for (worker, _) in port.packetQueues { load[worker] -= 1 }
     if let tap = port.tapQueue { load[tap.worker] -= 1 }
     if port.isStarted {
-      settle([.detach(interface: id)])
+      settle(([id] + port.vlans.keys).map { .detach(interface: $0) })
     }
     // The kernel takes its time over a packet socket's end: not here.
     let leftovers = Leftovers(
@@ -177,13 +195,62 @@ final class PortManager: PortProvider {
   }
 
   func state(_ id: UInt32) -> InterfaceState {
+    if let parent = parents[id] { return InterfaceState(isUp: ports[parent]?.isUp ?? false, kernelIndex: 0) }
     guard let port = ports[id] else { return InterfaceState(isUp: false, kernelIndex: 0) }
     return InterfaceState(isUp: port.isUp, kernelIndex: port.kernelIndex)
   }
 
   func isStale(_ interface: InterfaceConfiguration) -> Bool {
+    if interface.vlan != nil { return parents[interface.id] == nil }
     guard let port = ports[interface.id] else { return true }
     return KernelInterface.index(interface.device) != port.kernelIndex
+  }
+
+  // MARK: VLANs
+
+  /// Frames with these tags come in by the parent's port, and go out by it.
+  private func openVLAN(
+    _ interface: InterfaceConfiguration, _ vlan: VLANConfiguration
+  ) throws(Refusal) -> PortCapabilities {
+    guard let port = ports[vlan.parent] else {
+      throw Refusal(.device, "interface \(interface.id): its parent \(vlan.parent) has no port")
+    }
+    let old = port.vlans[interface.id]
+    ports[vlan.parent]?.vlans[interface.id] = vlan
+    if interface.role == .fabric { ports[vlan.parent]?.fabricVLANs.insert(interface.id) }
+    do throws(SystemError) { try selectVLANs(vlan.parent) } catch {
+      ports[vlan.parent]?.vlans[interface.id] = old
+      if old == nil { ports[vlan.parent]?.fabricVLANs.remove(interface.id) }
+      throw Refusal(.device, "\(error)")
+    }
+    parents[interface.id] = vlan.parent
+    return port.capabilities
+  }
+
+  private func closeVLAN(_ id: UInt32, _ parent: UInt32) {
+    settle([.detach(interface: id)])
+    ports[parent]?.vlans[id] = nil
+    ports[parent]?.fabricVLANs.remove(id)
+    do throws(SystemError) { try selectVLANs(parent) } catch {
+      logger.error("frames of VLANs that are gone still come in: \(error)")
+    }
+  }
+
+  /// A fabric interface takes frames of its VLANs, beside tunnels, and of no others: those are the host's.
+  private func selectVLANs(_ id: UInt32) throws(SystemError) {
+    guard let port = ports[id], port.configuration.role == .fabric, !port.packetQueues.isEmpty else { return }
+    let kernels = port.vlans.values.filter { $0.proto != 0x9100 }.map(\.outer)
+    let isOpen = port.vlans.count > port.fabricVLANs.count
+    for (_, queue) in port.packetQueues {
+      try PacketReceiver.select(
+        queue.source.pointee.descriptor, vlans: Array(Set(kernels)).sorted(),
+        takesOld: port.vlans.values.contains { $0.proto == 0x9100 }, isOpen: isOpen == port.isOpen ? nil : isOpen,
+        kernelIndex: port.kernelIndex)
+    }
+    ports[id]?.isOpen = isOpen
+    let fabric = Set(port.fabricVLANs.compactMap { port.vlans[$0]?.outer }).sorted()
+    port.guardian?.set(
+      try KernelGuard.fabric(device: port.configuration.device, kernelIndex: port.kernelIndex, vlans: fabric))
   }
 
   // MARK: for the control thread

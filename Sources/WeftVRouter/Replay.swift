@@ -50,6 +50,9 @@ public struct Replay {
     programmer.commit()
   }
 
+  /// Packets that are further apart, ns, are of two batches: a batch has one time.
+  private static let batchTime: UInt64 = 100_000_000
+
   /// Sends the packets of `inputs` (port, capture file) in the order of their times; writes PORT.pcap for each port that
   /// something was sent to, and report.json, into the folder `output`, which is made if it is not there.
   public func run(inputs: [(port: String, file: String)], output: String) throws {
@@ -72,7 +75,9 @@ public struct Replay {
     let workers = try ReplayWorkers(
       count: workerCount, tables: tables.reader, statistics: statistics, limits: limits, seed: 0x5745_4654_5345_4544)
     defer { workers.stop() }
-    var writers: [UInt32: PcapWriter] = [:]
+    // By the port's name: interfaces of VLANs have that of another.
+    var writers: [String: PcapWriter] = [:]
+    var events: [Event] = []
     var last: UInt64 = 0
     // A capture that is cut short ends the replay: what came of it so far is kept.
     var fault: (any Error)?
@@ -82,7 +87,9 @@ public struct Replay {
       })
     {
       var packets: [PcapPacket] = []
-      let limit = sources.indices.compactMap { $0 == first ? nil : sources[$0].next?.time }.min() ?? .max
+      let others = sources.indices.compactMap { $0 == first ? nil : sources[$0].next?.time }.min() ?? .max
+      let start = sources[first].next?.time ?? 0
+      let limit = min(others, start > .max - Self.batchTime ? .max : start + Self.batchTime)
       do {
         repeat {
           if let packet = sources[first].next { packets.append(packet) }
@@ -92,15 +99,20 @@ public struct Replay {
       last = packets.last?.time ?? last
       // What comes of a batch has the time of its first packet.
       guard let time = packets.first?.time else { break }
+      programmer.age(now: time)
       for frame in workers.round(packets.map(\.frame), interface: sources[first].id, time: time) {
         let name = ports.devices[frame.interface] ?? String(frame.interface)
-        let writer = try writers[frame.interface] ?? PcapWriter(path: "\(output)/\(name).pcap")
-        writers[frame.interface] = writer
+        let writer = try writers[name] ?? PcapWriter(path: "\(output)/\(name).pcap")
+        writers[name] = writer
         writer.write(frame.bytes, time: time)
       }
+      // In a running forwarder the control thread does this meanwhile.
+      workers.takeReports { programmer.take($0) }
+      tables.epochs.reclaim()
+      events += programmer.takeEvents()
     }
     for writer in writers.values { try writer.finish() }
-    try writeReport(output, workers, last)
+    try writeReport(output, workers, last, events)
     if let fault { throw fault }
   }
 
@@ -123,12 +135,20 @@ public struct Replay {
     guard access(path, W_OK) == 0 else { throw ReplayError("--out \(path): \(SystemError.text(errno))") }
   }
 
-  private func writeReport(_ output: String, _ workers: ReplayWorkers, _ now: UInt64) throws {
+  private func writeReport(
+    _ output: String, _ workers: ReplayWorkers, _ now: UInt64, _ events: [Event]
+  ) throws {
+    programmer.age(now: now)
+    var stations: [ReplayReport.Station] = []
+    _ = programmer.dump(.bridge, cursor: 0, limit: .max) {
+      if case .bridge(let entry, let state) = $0, state.isLearned { stations.append(.init(entry, state)) }
+    }
     let reader = try statistics.reader()
     let (flows, made) = workers.flows(now: now)
     let report = ReplayReport(
-      ports: Dictionary(uniqueKeysWithValues: ports.names.map { ($0.key, reader.interface($0.value)) }),
-      drops: reader.drops(), flows: flows, made: made, sharing: workers.sharing)
+      ports: Dictionary(uniqueKeysWithValues: ports.all.map { ($0.key, reader.interface($0.value)) }),
+      drops: reader.drops(), flows: flows, made: made, sharing: workers.sharing, stations: stations,
+      events: (events + programmer.takeEvents()).map(ReplayReport.Occurrence.init))
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }
@@ -137,19 +157,32 @@ public struct Replay {
 /// The ports of a replay: capture files. Which one has packets is said on the command line.
 private final class ReplayPorts: PortProvider {
   private(set) var names: [String: UInt32] = [:]
+  /// With interfaces of VLANs, which have no captures of their own.
+  private(set) var all: [String: UInt32] = [:]
+  /// The port that an interface's frames come in and go out by.
   private(set) var devices: [UInt32: String] = [:]
 
   func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
+    if let vlan = interface.vlan {
+      all[interface.device] = interface.id
+      devices[interface.id] = devices[vlan.parent]
+      return PortCapabilities(takesVirtio: false, takesUDPSegmentation: false)
+    }
     guard interface.port == .pcap else {
       throw Refusal(.device, "a replay opens no device: \"port\" of \(interface.device) must be \"pcap\"")
     }
     names[interface.device] = interface.id
+    all[interface.device] = interface.id
     devices[interface.id] = interface.device
     return PortCapabilities(takesVirtio: false, takesUDPSegmentation: false)
   }
 
   func start(_ id: UInt32) {}
-  func close(_ id: UInt32) { if let name = devices.removeValue(forKey: id) { names[name] = nil } }
+  func close(_ id: UInt32) {
+    devices[id] = nil
+    names = names.filter { $0.value != id }
+    all = all.filter { $0.value != id }
+  }
   func state(_ id: UInt32) -> InterfaceState { InterfaceState(isUp: true, kernelIndex: 0) }
   func isStale(_ interface: InterfaceConfiguration) -> Bool { false }
 }

@@ -50,6 +50,50 @@ struct ReplayReport: Encodable {
     }
   }
 
+  /// A learned MAC address.
+  struct Station: Encodable {
+    let vrf: UInt32
+    let mac: String
+    let nexthop, label, idle, moves: UInt32
+    let damped: Bool
+
+    init(_ entry: BridgeConfiguration, _ state: BridgeState) {
+      vrf = entry.vrf
+      mac = entry.mac.description
+      nexthop = entry.nexthop
+      label = entry.label
+      idle = state.idleSeconds
+      moves = state.moves
+      damped = state.isDamped
+    }
+  }
+
+  /// What an agent would have been told.
+  struct Occurrence: Encodable {
+    let event: String
+    var vrf, interface, nexthop, label: UInt32?
+    var mac, address: String?
+
+    init(_ event: Event) {
+      switch event {
+      case .station(let change, let entry):
+        self.event = change.name
+        vrf = entry.vrf
+        mac = entry.mac.description
+        nexthop = entry.nexthop
+        label = entry.label
+      case .resolve(let interface, let vrf, let address):
+        self.event = "resolve"
+        self.vrf = vrf
+        self.interface = interface
+        self.address = address.description
+      case .lost: self.event = "lost"
+      case .interfaceState: self.event = "interface-state"
+      case .trap: self.event = "trap"
+      }
+    }
+  }
+
   let ports: [String: Port]
   /// Reasons that occurred.
   let drops: [String: UInt64]
@@ -58,10 +102,13 @@ struct ReplayReport: Encodable {
   let made: UInt64?
   /// Left out where there is but one.
   let workers: [Worker]?
+  /// Learned MAC addresses at the end, and what happened on the way, where something was learned or asked for.
+  let learned: [Station]?
+  let events: [Occurrence]?
 
   init(
     ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64,
-    sharing: [(given: UInt64, redirects: Int)]
+    sharing: [(given: UInt64, redirects: Int)], stations: [Station], events: [Occurrence]
   ) {
     workers =
       sharing.count == 1
@@ -70,6 +117,8 @@ struct ReplayReport: Encodable {
         Worker(worker: $0.offset, handedOver: $0.element.given, redirects: $0.element.redirects)
       }
     self.made = made == 0 ? nil : made
+    learned = stations.isEmpty ? nil : stations.sorted { ($0.vrf, $0.mac) < ($1.vrf, $1.mac) }
+    self.events = events.isEmpty ? nil : events
     self.ports = ports.mapValues {
       Port(
         rxPackets: $0.rxPackets, rxBytes: $0.rxBytes, txPackets: $0.txPackets, txBytes: $0.txBytes, drops: $0.drops)

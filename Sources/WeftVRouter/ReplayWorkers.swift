@@ -18,6 +18,7 @@ struct ReplayFrame: Sendable {
 final class ReplayWorkers {
   private let workers: [ReplayWorker]
   private let mesh: HandOverMesh
+  private let reports: [ReportRing]
 
   /// `seed` is all workers'.
   init(
@@ -25,19 +26,24 @@ final class ReplayWorkers {
   ) throws(SystemError) {
     mesh = try HandOverMesh(workers: count)
     var workers: [ReplayWorker] = []
+    var reports: [ReportRing] = []
     for index in 0..<count {
       let block = statistics.worker(index)
       let counters = Counters(
         drops: block.drops, interfaces: block.interfaces, interfaceCount: Int(limits.interfaces))
       let sharing =
         count == 1 ? Sharing() : try Sharing(mesh, worker: index, redirects: Int(limits.flows), seed: seed)
-      let path = PacketPath(
+      var path = PacketPath(
         tables: tables, flows: try FlowTable(capacity: Int(limits.flows), seed: seed),
         fragments: try FragmentTable(seed: seed), nat: try NATWorker(worker: index, seed: seed), counters: counters,
         interfaces: Int(limits.interfaces), seed: seed, sharing: sharing)
+      let ring = try ReportRing()
+      path.reports = ring.writer
+      reports.append(ring)
       workers.append(try ReplayWorker(index: index, path: path, counters: counters))
     }
     self.workers = workers
+    self.reports = reports
     for worker in workers { try worker.start() }
   }
 
@@ -63,6 +69,11 @@ final class ReplayWorkers {
       for worker in workers where worker.hasIncoming { sent += worker.turn(.takeHandedOver, time: time) }
     }
     return sent
+  }
+
+  /// What workers have reported since.
+  func takeReports(_ body: (Report) -> Void) {
+    for ring in reports { while let report = ring.next() { body(report) } }
   }
 
   /// Flow entries of all workers, and how many packets the router made.

@@ -26,16 +26,24 @@ public final class TableProgrammer {
   struct Bridge {
     var configuration: BridgeConfiguration
     var path: UInt32
+    /// nil where somebody has set it.
+    var learned: LearnedStation?
   }
   struct BridgeKey: Hashable {
     let vrf: UInt32
     let mac: MACAddress
+  }
+  struct NeighborKey: Hashable {
+    let vrf: UInt32
+    let address: IPAddress
   }
   struct Interface {
     var configuration: InterfaceConfiguration
     var capabilities: PortCapabilities
     /// What the policy knows it as; nil where it is not under the policy.
     var subject: UInt32?
+    /// Those whose frames are tagged ones of its port.
+    var subinterfaces: Set<UInt32> = []
   }
   struct VRF {
     var configuration: VRFConfiguration
@@ -54,12 +62,18 @@ public final class TableProgrammer {
   var vnis = SlotStore<UInt32, VNIConfiguration>()
   var routes = SlotStore<RouteKey, Route>()
   var bridge = SlotStore<BridgeKey, Bridge>()
+  var neighbors = SlotStore<NeighborKey, NeighborConfiguration>()
+  var learning = LearningStore()
+  /// Interfaces by the tags of their frames.
+  var tagged: [VLANConfiguration: UInt32] = [:]
+  /// Multicast nexthops by those that are members of theirs.
+  var replicators: [UInt32: [UInt32: Int]] = [:]
   var nat = NATStore()
   var policy = PolicyStore()
   var devices: [String: UInt32] = [:]
   var vrfNames: [String: UInt32] = [:]
-  /// Tunnels by the fabric interface that they leave by: they carry its MAC address.
-  var tunnels: [UInt32: Set<UInt32>] = [:]
+  /// Nexthops by the interface that they leave by, whose MAC address and MTU they carry.
+  var leaving: [UInt32: Set<UInt32>] = [:]
   /// The router's own addresses of VRFs: host routes to a receive nexthop.
   var gateways: [UInt32: Set<IPAddress>] = [:]
   public private(set) var generation: UInt64 = 0
@@ -110,6 +124,8 @@ public final class TableProgrammer {
     case .removeAddressSetMember(let set, let prefix): try remove(PolicyStore.MemberKey(set: set, prefix: prefix))
     case .setRule(let entry): try set(entry)
     case .removeRule(let id): try remove(rule: id)
+    case .setNeighbor(let entry): try set(entry)
+    case .removeNeighbor(let vrf, let address): try remove(NeighborKey(vrf: vrf, address: address))
     case .dump, .barrier: throw Refusal(.unknownMessage, "dump and barrier change nothing")
     }
   }
@@ -150,14 +166,17 @@ public final class TableProgrammer {
     for key in nat.statics.stale(before: current) { try remove(staticNAT: key) }
     for id in nat.rules.stale(before: current) { try remove(sourceNAT: id) }
     for id in nat.pools.stale(before: current) { try remove(natPool: id) }
-    for key in bridge.stale(before: current) { try remove(key) }
+    for key in neighbors.stale(before: current) { try remove(key) }
+    for key in bridge.stale(before: current) where bridge[key]?.value.learned == nil { try remove(key) }
     for key in routes.stale(before: current) { try remove(key) }
     for vni in vnis.stale(before: current) { try remove(vni: vni) }
     for label in labels.stale(before: current) { try remove(label: label) }
-    // Twice: those that others were members of are free after these.
-    for id in nexthops.stale(before: current) { try remove(nexthop: id) }
-    for id in nexthops.stale(before: current) { try remove(nexthop: id) }
-    for id in interfaces.stale(before: current) { try remove(interface: id) }
+    // Again: those that others were members of are free after these.
+    for _ in 0...ReplicaList.maximumDepth {
+      for id in nexthops.stale(before: current) { try remove(nexthop: id) }
+    }
+    // Twice: those whose ports others shared.
+    for _ in 0..<2 { for id in interfaces.stale(before: current) { try remove(interface: id) } }
     for id in vrfs.stale(before: current) { try remove(vrf: id) }
   }
 
@@ -175,7 +194,9 @@ public final class TableProgrammer {
     case .labels: next = labels.read(from: start, limit: limit) { body(.label($0.value)) }
     case .vnis: next = vnis.read(from: start, limit: limit) { body(.vni($0.value)) }
     case .routes: next = routes.read(from: start, limit: limit) { body(.route($0.value.configuration)) }
-    case .bridge: next = bridge.read(from: start, limit: limit) { body(.bridge($0.value.configuration)) }
+    case .bridge:
+      next = bridge.read(from: start, limit: limit) { body(.bridge($0.value.configuration, state(of: $0.value))) }
+    case .neighbors: next = neighbors.read(from: start, limit: limit) { body(.neighbor($0.value)) }
     case .natPools:
       next = nat.pools.read(from: start, limit: limit) { body(.natPool($0.value, poolState($0.key))) }
     case .sourceNAT: next = nat.rules.read(from: start, limit: limit) { body(.sourceNAT($0.value)) }

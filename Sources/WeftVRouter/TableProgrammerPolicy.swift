@@ -220,8 +220,9 @@ extension TableProgrammer {
     guard !interface.tags.contains(0) else {
       throw Refusal(.outOfRange, "interface \(interface.id): tag 0 means \"any\" in rules and is nobody's")
     }
-    guard interface.role == .virtual || interface.tags.isEmpty && !interface.flags.contains(.policy) else {
-      throw Refusal(.outOfRange, "interface \(interface.id) is a fabric interface; the policy is about virtual ones")
+    guard interface.role.isLocal || interface.tags.isEmpty && !interface.flags.contains(.policy) else {
+      throw Refusal(
+        .outOfRange, "interface \(interface.id) is \(interface.role.name); the policy is about virtual ones")
     }
   }
 

@@ -42,8 +42,8 @@ extension TableProgrammer {
   /// Where a tunnel may end.
   private func checkEnd(_ nexthop: NexthopConfiguration, _ what: String) throws(Refusal) {
     switch nexthop.action {
-    case .vrfTranslate, .encap, .discard: return
-    case .receive, .tunnel, .ecmp:
+    case .vrfTranslate, .l2Receive, .l3Receive, .encap, .discard: return
+    case .receive, .receiveAt, .resolve, .multicast, .tunnel, .ecmp:
       throw Refusal(.conflict, "\(what) cannot end at nexthop \(nexthop.id): only at a VRF, an interface or a discard")
     }
   }
@@ -52,7 +52,9 @@ extension TableProgrammer {
 
   func set(_ new: RouteConfiguration) throws(Refusal) {
     try requireVRF(new.vrf)
-    try checkLabel(new.label, try requireNexthop(new.nexthop))
+    let nexthop = try requireNexthop(new.nexthop)
+    try checkRoute(new, nexthop)
+    try checkLabel(new.label, nexthop)
     let key = RouteKey(vrf: new.vrf, prefix: new.prefix)
     let old = routes[key]?.value
     if old?.configuration == new {
@@ -81,6 +83,27 @@ extension TableProgrammer {
     }
     routes.set(key, Route(configuration: new, path: path), generation: generation)
     noteGateway(new.vrf, new.prefix, leadsTo: nexthops[new.nexthop]?.value)
+  }
+
+  /// Multicast groups lead to multicast nexthops, and nothing else does.
+  private func checkRoute(_ new: RouteConfiguration, _ nexthop: NexthopConfiguration) throws(Refusal) {
+    let isGroup = new.prefix.address.isMulticast && new.prefix.length >= (new.prefix.isV4 ? 4 : 8)
+    switch nexthop.action {
+    case .multicast:
+      guard isGroup, new.prefix.length == new.prefix.address.width else {
+        throw Refusal(
+          .conflict,
+          "\(new.prefix) of VRF \(new.vrf) cannot lead to nexthop \(new.nexthop), which is multicast: only one "
+            + "group's address can")
+      }
+      guard new.vrf < BridgeTable.maximumVRFs else {
+        throw Refusal(.outOfRange, "VRF \(new.vrf) is too high for the bridge table (below \(BridgeTable.maximumVRFs))")
+      }
+    case .l2Receive, .l3Receive:
+      throw Refusal(
+        .conflict, "a route cannot lead to nexthop \(new.nexthop): l2-receive and l3-receive are for VNIs and labels")
+    default: break
+    }
   }
 
   /// A host route to a receive nexthop is an address of the router, from which it sends what it makes itself.
@@ -128,19 +151,30 @@ extension TableProgrammer {
     guard new.vrf < BridgeTable.maximumVRFs else {
       throw Refusal(.outOfRange, "VRF \(new.vrf) is too high for the bridge table (below \(BridgeTable.maximumVRFs))")
     }
-    guard !new.mac.isZero, !new.mac.isGroup, new.mac != .virtualRouter else {
+    guard !new.mac.isZero, new.mac != .virtualRouter else {
       throw Refusal(.outOfRange, "MAC address \(new.mac) cannot stand in the bridge table")
     }
     let nexthop = try requireNexthop(new.nexthop)
     switch nexthop.action {
-    case .encap, .tunnel, .discard, .ecmp: break
-    case .receive, .vrfTranslate:
+    case .discard: break
+    case .encap, .tunnel, .ecmp:
+      guard !new.mac.isGroup else {
+        throw Refusal(
+          .conflict,
+          "\(new.mac) is a group's: it leads to a multicast nexthop or a discard, not to nexthop \(new.nexthop)")
+      }
+    case .multicast:
+      guard new.mac.isGroup else {
+        throw Refusal(
+          .conflict, "\(new.mac) is one station's: it cannot lead to nexthop \(new.nexthop), which is multicast")
+      }
+    case .receive, .receiveAt, .resolve, .vrfTranslate, .l2Receive, .l3Receive:
       throw Refusal(.conflict, "a bridge entry cannot lead to nexthop \(new.nexthop): only to an interface or a tunnel")
     }
     try checkLabel(new.label, nexthop)
     let key = BridgeKey(vrf: new.vrf, mac: new.mac)
     let old = bridge[key]?.value
-    if old?.configuration == new {
+    if old?.configuration == new, old?.learned == nil {
       bridge.renew(key, generation: generation)
       return
     }
@@ -150,7 +184,10 @@ extension TableProgrammer {
       throw Refusal(.tableFull, "all \(limits.bridge) bridge entries are in use; start the forwarder with more")
     }
     nexthops.use(new.nexthop, 1)
-    if let old {
+    if let old, old.learned != nil {
+      release(key, old)
+      vrfs.use(new.vrf, 1)
+    } else if let old {
       memory.paths.release(old.path)
       nexthops.use(old.configuration.nexthop, -1)
     } else {
@@ -163,6 +200,7 @@ extension TableProgrammer {
     guard let old = bridge[key]?.value else {
       throw Refusal(.notFound, "VRF \(key.vrf) has no bridge entry for \(key.mac)")
     }
+    guard old.learned == nil else { return forget(key) }
     memory.bridge.remove(vrf: key.vrf, mac: key.mac)
     memory.paths.release(old.path)
     nexthops.use(old.configuration.nexthop, -1)

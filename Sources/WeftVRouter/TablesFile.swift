@@ -55,9 +55,10 @@ struct TablesFileBuilder {
   var limits = TableLimits()
   var commands: [Command] = []
   var sources: [String] = []
-  private var vrfs: [UInt32: String] = [:]
-  private var roles: [UInt32: InterfaceRole] = [:]
-  private var nexthops: [UInt32: NexthopConfiguration.Action] = [:]
+  var vrfs: [UInt32: String] = [:]
+  var interfaces: [UInt32: InterfaceConfiguration] = [:]
+  var nexthops: [UInt32: NexthopConfiguration.Action] = [:]
+  var vlans: [VLANConfiguration: UInt32] = [:]
 
   mutating func add(_ command: Command, _ node: TablesFileNode) {
     commands.append(command)
@@ -68,7 +69,7 @@ struct TablesFileBuilder {
     let file = try root.object(keys: [
       "$schema", "limits", "vrfs", "interfaces", "nexthops", "labels", "vnis", "routes", "bridge",
       "nat-pools", "source-nat", "static-nat", "destination-nat", "services",
-      "address-sets", "rules",
+      "address-sets", "rules", "neighbors",
     ])
     if let schema = file.optional("$schema") { _ = try schema.text() }
     if let node = file.optional("limits") { try readLimits(node) }
@@ -76,12 +77,12 @@ struct TablesFileBuilder {
     for node in try file.optional("vrfs")?.array() ?? [] { try readVRF(node, &names) }
     var devices: [String: String] = [:]
     var interfacePaths: [UInt32: String] = [:]
-    for node in try file.required("interfaces").array() { try readInterface(node, &interfacePaths, &devices) }
+    // Those of VLANs after those whose ports they share, wherever they stand.
+    let interfaceNodes = try file.required("interfaces").array()
+    for node in interfaceNodes where !Self.isVLAN(node) { try readInterface(node, &interfacePaths, &devices) }
+    for node in interfaceNodes where Self.isVLAN(node) { try readInterface(node, &interfacePaths, &devices) }
     var nexthopPaths: [UInt32: String] = [:]
-    // ECMP nexthops after those that can be their members, wherever they stand.
-    let nexthopNodes = try file.optional("nexthops")?.array() ?? []
-    for node in nexthopNodes where !Self.isECMP(node) { try readNexthop(node, &nexthopPaths) }
-    for node in nexthopNodes where Self.isECMP(node) { try readNexthop(node, &nexthopPaths) }
+    for node in Self.inOrder(try file.optional("nexthops")?.array() ?? []) { try readNexthop(node, &nexthopPaths) }
     var labels: [UInt32: String] = [:]
     for node in try file.optional("labels")?.array() ?? [] { try readLabel(node, &labels) }
     var vnis: [UInt32: String] = [:]
@@ -90,6 +91,8 @@ struct TablesFileBuilder {
     for node in try file.optional("routes")?.array() ?? [] { try readRoute(node, &routes) }
     var bridge: [BridgeKey: String] = [:]
     for node in try file.optional("bridge")?.array() ?? [] { try readBridge(node, &bridge) }
+    var neighbors: [NeighborKey: String] = [:]
+    for node in try file.optional("neighbors")?.array() ?? [] { try readNeighbor(node, &neighbors) }
     try readNAT(file)
     try readPolicy(sets: file.optional("address-sets"), rules: file.optional("rules"))
   }
@@ -140,23 +143,25 @@ struct TablesFileBuilder {
     return id
   }
 
-  private func interface(_ node: TablesFileNode, _ role: InterfaceRole) throws(TablesFileError) -> UInt32 {
+  func interface(
+    _ node: TablesFileNode, _ what: String, _ isRight: (InterfaceRole) -> Bool
+  ) throws(TablesFileError) -> UInt32 {
     let id = try node.integer(0...UInt32.max)
-    guard let found = roles[id] else { throw node.fail("there is no interface \(id) in $.interfaces") }
-    guard found == role else {
-      throw node.fail("interface \(id) is \(found.name); this action leaves by a \(role.name) interface")
+    guard let found = interfaces[id]?.role else { throw node.fail("there is no interface \(id) in $.interfaces") }
+    guard isRight(found) else {
+      throw node.fail("interface \(id) is \(found.name); this action leaves by a \(what) interface")
     }
     return id
   }
 
-  private func nexthop(_ node: TablesFileNode) throws(TablesFileError) -> UInt32 {
+  func nexthop(_ node: TablesFileNode) throws(TablesFileError) -> UInt32 {
     let id = try node.integer(0...UInt32.max)
     guard nexthops[id] != nil else { throw node.fail("there is no nexthop \(id) in $.nexthops") }
     return id
   }
 
   /// The label of a route or bridge entry: there for tunnels, and only for them.
-  private func label(_ object: TablesFileObject, _ nexthop: UInt32) throws(TablesFileError) -> UInt32 {
+  func label(_ object: TablesFileObject, _ nexthop: UInt32) throws(TablesFileError) -> UInt32 {
     guard case .tunnel(let tunnel)? = nexthops[nexthop] else {
       try object.refuse(["label"], "nexthop \(nexthop) is not a tunnel; only a tunnel takes a label")
       return 0
@@ -178,7 +183,7 @@ struct TablesFileBuilder {
   // MARK: entries
 
   private mutating func readVRF(_ node: TablesFileNode, _ names: inout [String: String]) throws(TablesFileError) {
-    let object = try node.object(keys: ["id", "name"])
+    let object = try node.object(keys: ["id", "name"] + Self.bridgingKeys)
     let idNode = try object.required("id")
     let id = try index(idNode, limit: limits.vrfs, "vrfs")
     try claim(id, in: &vrfs, node.path, at: idNode, "VRF \(id)")
@@ -187,157 +192,9 @@ struct TablesFileBuilder {
     guard (1...63).contains(name.utf8.count), name.unicodeScalars.allSatisfy({ $0.value >= 0x20 && $0.value != 0x7F })
     else { throw nameNode.fail("a VRF's name has 1 to 63 bytes and no control characters") }
     try claim(name, in: &names, node.path, at: nameNode, "VRF \"\(name)\"")
-    add(.setVRF(VRFConfiguration(id: id, name: name)), node)
-  }
-
-  private mutating func readInterface(
-    _ node: TablesFileNode, _ paths: inout [UInt32: String], _ devices: inout [String: String]
-  ) throws(TablesFileError) {
-    let object = try node.object(keys: [
-      "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags",
-    ])
-    let idNode = try object.required("id")
-    let id = try index(idNode, limit: limits.interfaces, "interfaces")
-    try claim(id, in: &paths, node.path, at: idNode, "interface \(id)")
-    let role: InterfaceRole = try object.required("role").choice { $0.name }
-    let port: PortKind = try object.required("port").choice { $0.name }
-    let deviceNode = try object.required("device")
-    let device = try deviceNode.text()
-    guard Self.isDeviceName(device) else {
-      throw deviceNode.fail(
-        "\"\(device)\" is not a device's name: 1 to 15 letters, digits, \"-\", \"_\", \".\" or \"@\", and neither \".\" "
-          + "nor \"..\"")
-    }
-    try claim(device, in: &devices, node.path, at: deviceNode, "device \"\(device)\"")
-    var interface = InterfaceConfiguration(
-      id: id, role: role, port: port, device: device, mac: try object.required("mac").stationMAC())
-    if let mtu = object.optional("mtu") { interface.mtu = UInt16(try mtu.integer(68...65535)) }
-    try readFlags(object, &interface)
-    switch role {
-    case .virtual:
-      try object.refuse(["addresses"], "only fabric interfaces have addresses; remove the key or set role to fabric")
-      interface.vrf = try vrf(object.required("vrf"))
-    case .fabric:
-      try object.refuse(["vrf"], "fabric interfaces belong to no VRF; remove the key or set role to virtual")
-      let list = try object.required("addresses")
-      for address in try list.array() { interface.addresses.append(try address.hostAddress()) }
-      guard (1...InterfaceConfiguration.maximumAddresses).contains(interface.addresses.count) else {
-        throw list.fail("a fabric interface has 1 to \(InterfaceConfiguration.maximumAddresses) addresses")
-      }
-    }
-    roles[id] = role
-    add(.setInterface(interface), node)
-  }
-
-  /// A kernel's name of an interface that is also a file's name and the left side of "PORT=FILE".
-  private static func isDeviceName(_ name: String) -> Bool {
-    (1...15).contains(name.utf8.count) && name != "." && name != ".."
-      && name.utf8.allSatisfy {
-        (0x61...0x7A).contains($0 | 0x20) || (0x30...0x39).contains($0)
-          || [UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "."), UInt8(ascii: "@")].contains($0)
-      }
-  }
-
-  private enum ActionName: String, CaseIterable {
-    case discard
-    case receive
-    case encap
-    case tunnel
-    case vrfTranslate = "vrf-translate"
-    case ecmp
-
-    /// The keys that a nexthop of this action has beside `id` and `action`.
-    var keys: [String] {
-      switch self {
-      case .discard, .receive: []
-      case .encap: ["interface", "destination-mac"]
-      case .tunnel:
-        ["encapsulation", "interface", "source", "destination", "destination-mac", "inner-destination-mac", "fragment"]
-      case .vrfTranslate: ["vrf"]
-      case .ecmp: ["members"]
-      }
-    }
-  }
-
-  private mutating func readNexthop(_ node: TablesFileNode, _ paths: inout [UInt32: String]) throws(TablesFileError) {
-    let common = ["id", "action"]
-    let all = common + ActionName.tunnel.keys + ActionName.vrfTranslate.keys + ActionName.ecmp.keys
-    let object = try node.object(keys: all)
-    let idNode = try object.required("id")
-    let id = try index(idNode, limit: limits.nexthops, "nexthops")
-    try claim(id, in: &paths, node.path, at: idNode, "nexthop \(id)")
-    let name: ActionName = try object.required("action").choice { $0.rawValue }
-    let keys = (common + name.keys).joined(separator: ", ")
-    try object.refuse(
-      all.filter { !common.contains($0) && !name.keys.contains($0) },
-      "the action \(name.rawValue) has no such key; its keys are \(keys)")
-    let action: NexthopConfiguration.Action =
-      switch name {
-      case .discard: .discard
-      case .receive: .receive
-      case .encap:
-        .encap(
-          interface: try interface(object.required("interface"), .virtual),
-          destinationMAC: try object.required("destination-mac").stationMAC())
-      case .tunnel: .tunnel(try tunnel(object))
-      case .vrfTranslate: .vrfTranslate(vrf: try vrf(object.required("vrf")))
-      case .ecmp: .ecmp(try members(object))
-      }
-    nexthops[id] = action
-    add(.setNexthop(NexthopConfiguration(id: id, action: action)), node)
-  }
-
-  private static func isECMP(_ node: TablesFileNode) -> Bool {
-    guard case .object(let members) = node.value.content,
-      case .text(let action)? = members.first(where: { $0.key == "action" })?.value.content
-    else { return false }
-    return action == ActionName.ecmp.rawValue
-  }
-
-  /// Members of an ECMP nexthop, which are read before it.
-  private func members(_ object: TablesFileObject) throws(TablesFileError) -> [NexthopMember] {
-    let list = try object.required("members")
-    var members: [NexthopMember] = []
-    var taken: [[UInt32]: String] = [:]
-    for node in try list.array() {
-      let entry = try node.object(keys: ["nexthop", "label", "weight"])
-      let idNode = try entry.required("nexthop")
-      let id = try nexthop(idNode)
-      switch nexthops[id] {
-      case .encap, .tunnel: break
-      default: throw idNode.fail("nexthop \(id) is neither a tunnel nor an encap; a member is one of these")
-      }
-      var member = NexthopMember(nexthop: id, label: try label(entry, id))
-      if let weight = entry.optional("weight") { member.weight = UInt16(try weight.integer(1...65535)) }
-      try claim([id, member.label], in: &taken, node.path, at: idNode, "nexthop \(id) with label \(member.label)")
-      members.append(member)
-    }
-    guard (1...NexthopConfiguration.maximumMembers).contains(members.count) else {
-      throw list.fail("an ECMP nexthop has 1 to \(NexthopConfiguration.maximumMembers) members")
-    }
-    return members
-  }
-
-  private func tunnel(_ object: TablesFileObject) throws(TablesFileError) -> TunnelConfiguration {
-    let encapsulation: Encapsulation = try object.required("encapsulation").choice { $0.name }
-    let interface = try interface(object.required("interface"), .fabric)
-    let source = try object.required("source").hostAddress()
-    let destinationNode = try object.required("destination")
-    let destination = try destinationNode.hostAddress()
-    guard source.isV4 == destination.isV4 else {
-      throw destinationNode.fail("\(destination) and the source \(source) are not of one family")
-    }
-    var tunnel = TunnelConfiguration(
-      encapsulation: encapsulation, interface: interface, source: source, destination: destination,
-      destinationMAC: try object.optional("destination-mac")?.stationMAC() ?? .zero)
-    if let inner = object.optional("inner-destination-mac") {
-      guard encapsulation == .vxlan else {
-        throw inner.fail("\(encapsulation.name) carries no Ethernet header; remove the key")
-      }
-      tunnel.innerDestinationMAC = try inner.stationMAC()
-    }
-    if let fragment = object.optional("fragment") { tunnel.fragments = try fragment.flag() }
-    return tunnel
+    var vrf = VRFConfiguration(id: id, name: name)
+    try readBridging(object, &vrf)
+    add(.setVRF(vrf), node)
   }
 
   private mutating func readLabel(_ node: TablesFileNode, _ taken: inout [UInt32: String]) throws(TablesFileError) {
@@ -381,9 +238,11 @@ struct TablesFileBuilder {
     let object = try node.object(keys: ["vrf", "mac", "nexthop", "label"])
     let vrf = try vrf(object.required("vrf"))
     let macNode = try object.required("mac")
-    let mac = try macNode.stationMAC()
+    let mac = try macNode.mac()
+    guard !mac.isZero else { throw macNode.fail("\(mac) is zero, nobody's address") }
     try claim(BridgeKey(vrf: vrf, mac: mac), in: &taken, node.path, at: macNode, "\(mac) of VRF \(vrf)")
     let nexthop = try nexthop(object.required("nexthop"))
+    try checkGroup(macNode, mac, nexthop)
     let label = try label(object, nexthop)
     add(.setBridge(BridgeConfiguration(vrf: vrf, mac: mac, nexthop: nexthop, label: label)), node)
   }

@@ -16,6 +16,23 @@ struct TablesFileNode {
     return values.indices.map { TablesFileNode(value: values[$0], path: "\(path)[\($0)]") }
   }
 
+  /// What stands at a key of an object, where that is a text; and so for a number, and numbers in objects of an array.
+  /// For looking ahead: what is wrong is said by whoever reads it.
+  func text(at key: String) -> String? {
+    if case .text(let text)? = member(key)?.content { text } else { nil }
+  }
+  func number(at key: String) -> UInt32? {
+    if case .number(let text)? = member(key)?.content { UInt32(text) } else { nil }
+  }
+  func numbers(at key: String, _ inner: String) -> [UInt32] {
+    guard case .array(let values)? = member(key)?.content else { return [] }
+    return values.compactMap { TablesFileNode(value: $0, path: path).number(at: inner) }
+  }
+  private func member(_ key: String) -> JSONValue? {
+    guard case .object(let members) = value.content else { return nil }
+    return members.first { $0.key == key }?.value
+  }
+
   /// An object that has no keys but `keys`, each at most once.
   func object(keys: [String]) throws(TablesFileError) -> TablesFileObject {
     guard case .object(let members) = value.content else { throw fail("\(value.kind) where an object is expected") }

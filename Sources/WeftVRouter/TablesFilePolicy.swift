@@ -17,12 +17,26 @@ extension TablesFileBuilder {
         guard !interface.flags.contains(flag) else { throw node.fail("the flag stands here twice; remove one") }
         interface.flags.insert(flag)
       }
-      if interface.role == .fabric, interface.flags.contains(.policy) {
-        throw list.fail("the policy is about virtual interfaces; remove the flag \"policy\"")
+      if interface.role == .fabric {
+        if interface.flags.contains(.policy) {
+          throw list.fail("the policy is about virtual interfaces; remove the flag \"policy\"")
+        }
+        let foreign = interface.flags.subtracting([.bridging, .routing, .clampMSS])
+        guard foreign.isEmpty, interface.flags.isSuperset(of: .usual) else {
+          throw list.fail("a fabric interface has the flags bridging and routing, perhaps clamp-mss, and no others")
+        }
+      } else if interface.role == .monitoring {
+        throw list.fail("only copies go out of a monitoring interface; remove the key")
+      } else if interface.flags.isDisjoint(with: .usual) {
+        throw list.fail("it neither bridges nor routes; add \"bridging\" or \"routing\"")
+      } else if interface.flags.contains(.learning),
+        !interface.flags.contains(.bridging) || interface.flags.contains(.antiSpoofing)
+      {
+        throw list.fail("learning goes with bridging, and not with anti-spoofing, which lets one MAC address in")
       }
     }
     if let list = object.optional("tags") {
-      guard interface.role == .virtual else { throw list.fail("only virtual interfaces have tags; remove the key") }
+      guard interface.role.isLocal else { throw list.fail("only virtual interfaces have tags; remove the key") }
       for node in try list.array() { interface.tags.append(try node.integer(1...UInt32.max)) }
       guard interface.tags.count <= InterfaceConfiguration.maximumTags else {
         throw list.fail("an interface has at most \(InterfaceConfiguration.maximumTags) tags")

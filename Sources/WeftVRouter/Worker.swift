@@ -42,6 +42,9 @@ final class Worker: @unchecked Sendable {
   private let logger: Logger
   private let stopping = Atomic<Bool>(false)
   private let wake: Descriptor
+  /// What it has seen, for the control thread, and how that wakes up.
+  let reports: ReportRing
+  private let reported: ReportSignal
   private let poller: Descriptor
   private let started: Acknowledgement
   private let failure = Mutex<SystemError?>(nil)
@@ -49,7 +52,7 @@ final class Worker: @unchecked Sendable {
 
   init(
     index: Int, core: Int, settings: ForwarderSettings, tables: Tables, epoch: WorkerEpoch,
-    statistics: WorkerStatistics, mesh: HandOverMesh, seed: UInt64, logger: Logger
+    statistics: WorkerStatistics, mesh: HandOverMesh, seed: UInt64, reported: ReportSignal, logger: Logger
   ) throws(SystemError) {
     self.index = index
     self.core = core
@@ -64,6 +67,8 @@ final class Worker: @unchecked Sendable {
     self.seed = seed
     self.mesh = mesh
     self.logger = logger
+    self.reported = reported
+    reports = try ReportRing()
     wake = try .event()
     poller = try Descriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), "make", "epoll descriptor")
     started = try Acknowledgement(workers: 1)
@@ -149,6 +154,7 @@ final class Worker: @unchecked Sendable {
         nat: try NATWorker(worker: index, seed: seed), counters: counters,
         interfaces: Int(limits.interfaces), seed: seed, sharing: sharing)
       path.errors = ErrorLimit(perSecond: errorsPerSecond, burst: max(1, errorsPerSecond / 10))
+      path.reports = reports.writer
       path.identification = UInt32(truncatingIfNeeded: seed) &+ UInt32(index) << 20
       started.give()
       loop(large, sender, path, counters)
@@ -183,6 +189,10 @@ final class Worker: @unchecked Sendable {
       let packets = state.round(now, statistics)
       let isAged = state.age(now)
       epoch.quiescent()
+      if state.path.hasReported {
+        state.path.hasReported = false
+        reported.signal()
+      }
       if state.sawRefusal {
         state.sawRefusal = false
         refusedUDPSegmentation.store(true, ordering: .relaxed)

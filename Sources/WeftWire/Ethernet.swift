@@ -15,6 +15,15 @@ public enum Ethernet {
   public static let vlan: UInt16 = 0x8100
   public static let ipv6: UInt16 = 0x86DD
   public static let serviceVLAN: UInt16 = 0x88A8
+  /// What some equipment has for the outer of two tags (before IEEE 802.1ad).
+  public static let oldServiceVLAN: UInt16 = 0x9100
+  /// A tag: its type, priority and drop eligibility (4 bits), VLAN (12 bits; 0: none, a priority alone).
+  public static let tagBytes = 4
+  public static let vlanMask: UInt16 = 0x0FFF
+
+  @inlinable @inline(__always) public static func isTag(_ type: UInt16) -> Bool {
+    type == vlan || type == serviceVLAN || type == oldServiceVLAN
+  }
 
   @inlinable @inline(__always)
   public static func write(_ at: Bytes, destination: UInt64, source: UInt64, type: UInt16) {

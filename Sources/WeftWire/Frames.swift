@@ -27,6 +27,9 @@ import CLinux
 
   @inlinable @inline(__always) public subscript(index: Int) -> RxFrame { unsafe frames[index] }
 
+  /// Another frame in the place of one.
+  public func replace(_ index: Int, _ frame: RxFrame) { unsafe frames[index] = frame }
+
   @inlinable public var isFull: Bool { counted == Self.capacity }
   @inlinable @inline(__always) public mutating func append(_ frame: RxFrame) {
     unsafe frames[counted] = frame
@@ -66,6 +69,9 @@ import CLinux
   @usableFromInline static let firstOther = frameCapacity * 2
   @usableFromInline static let pieceCapacity = firstOther + 32768
   @usableFromInline static let arenaBytes = 2 << 20
+  /// Beyond what frames may take: what tags take that are put into them afterwards.
+  static let tagPieces = pieceCapacity + frameCapacity
+  static let tagArenaBytes = frameCapacity * 32
 
   @usableFromInline let frames: UnsafeMutablePointer<TxFrame>
   @usableFromInline let pieces: UnsafeMutablePointer<iovec>
@@ -79,11 +85,13 @@ import CLinux
   @usableFromInline var frameCount = 0
   @usableFromInline var pieceCount = TxFrames.firstOther
   @usableFromInline var arenaUsed = 0
+  /// Frames before this one have their tags.
+  @usableFromInline var taggedFrames = 0
 
   public init(interfaces: Int) {
     unsafe frames = .allocate(capacity: Self.frameCapacity)
-    unsafe pieces = .allocate(capacity: Self.pieceCapacity)
-    unsafe arena = .allocate(byteCount: Self.arenaBytes, alignment: 64)
+    unsafe pieces = .allocate(capacity: Self.pieceCapacity + Self.tagPieces)
+    unsafe arena = .allocate(byteCount: Self.arenaBytes + Self.tagArenaBytes, alignment: 64)
     unsafe heads = .allocate(capacity: interfaces)
     unsafe heads.initialize(repeating: Self.none, count: interfaces)
     unsafe tails = .allocate(capacity: interfaces)
@@ -103,9 +111,9 @@ import CLinux
 
   // MARK: building
 
-  /// Room for a frame of `pieces` pieces and `bytes` of headers is there.
+  /// Room for frames of `pieces` pieces, two or more each, and `bytes` of headers is there.
   @inlinable @inline(__always) public func hasRoom(pieces: Int, bytes: Int) -> Bool {
-    frameCount < Self.frameCapacity && pieceCount &+ pieces <= Self.pieceCapacity
+    frameCount &+ ((pieces &+ 1) &>> 1) <= Self.frameCapacity && pieceCount &+ pieces <= Self.pieceCapacity
       && arenaUsed &+ bytes <= Self.arenaBytes
   }
 
@@ -202,5 +210,62 @@ import CLinux
     frameCount = 0
     pieceCount = Self.firstOther
     arenaUsed = 0
+    taggedFrames = 0
   }
+
+  // MARK: tags
+
+  /// Puts tags (`count` bytes of them, 4 or 8, from the top of `tags`) into the frames of an interface that are new since
+  /// `sealTags`, behind the MAC addresses.
+  public mutating func insertTags(_ tags: UInt64, count: Int, interface: UInt32) {
+    var index = head(interface)
+    while index != Self.none {
+      let number = Int(index)
+      if number >= taggedFrames { insertTags(tags, count: count, frame: number) }
+      unsafe index = frames[number].next
+    }
+  }
+
+  private mutating func insertTags(_ tags: UInt64, count: Int, frame number: Int) {
+    let frame = unsafe frames[number]
+    let macs = Ethernet.type
+    var source = Int(frame.firstPiece)
+    let end = source &+ Int(frame.pieces)
+    let first = unsafe pieces[source]
+    guard let virtio = unsafe first.iov_base else { return }
+    // Answers have the virtio-net header in a piece of its own.
+    var skip = VirtioNetHeader.bytes
+    if unsafe first.iov_len == VirtioNetHeader.bytes {
+      source &+= 1
+      skip = 0
+    }
+    guard source < end, let ethernet = unsafe pieces[source].iov_base, unsafe pieces[source].iov_len >= skip &+ macs
+    else { return }
+    let mark = pieceCount
+    let head = headers(VirtioNetHeader.bytes &+ macs &+ count)
+    var header = unsafe VirtioNetHeader(reading: Bytes(virtio))
+    if header.flags & VirtioNetHeader.needsChecksum != 0 { header.checksumStart &+= UInt16(truncatingIfNeeded: count) }
+    if header.gso != VirtioNetHeader.gsoNone { header.headerBytes &+= UInt16(truncatingIfNeeded: count) }
+    header.write(head)
+    head.advanced(VirtioNetHeader.bytes).copy(from: unsafe Bytes(ethernet + skip), count: macs)
+    let place = head.advanced(VirtioNetHeader.bytes &+ macs)
+    place.set32(0, UInt32(truncatingIfNeeded: tags >> 32))
+    if count > 4 { place.set32(4, UInt32(truncatingIfNeeded: tags)) }
+    piece(head, count: VirtioNetHeader.bytes &+ macs &+ count)
+    let used = skip &+ macs
+    let rest = unsafe pieces[source].iov_len &- used
+    if rest > 0 { piece(unsafe Bytes(ethernet + used), count: rest) }
+    var next = source &+ 1
+    while next < end {
+      unsafe pieces[pieceCount] = pieces[next]
+      pieceCount &+= 1
+      next &+= 1
+    }
+    unsafe frames[number].firstPiece = UInt32(truncatingIfNeeded: mark)
+    unsafe frames[number].pieces = UInt16(truncatingIfNeeded: pieceCount &- mark)
+    unsafe frames[number].length &+= UInt32(truncatingIfNeeded: count)
+  }
+
+  /// All frames so far have their tags.
+  public mutating func sealTags() { taggedFrames = frameCount }
 }

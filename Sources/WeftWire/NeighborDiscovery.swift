@@ -25,6 +25,13 @@ public enum NeighborDiscovery {
     return true
   }
 
+  /// The link-local address that an interface makes of its MAC address (RFC 4291 appendix A).
+  @inlinable public static func linkLocal(mac: UInt64) -> IPAddress {
+    IPAddress(
+      high: 0xFE80_0000_0000_0000,
+      low: ((mac >> 24) ^ 0x02_0000) << 40 | 0xFF_FE00_0000 | (mac & 0xFF_FFFF))
+  }
+
   /// The router's own link-local address, from `MACAddress.virtualRouter` by RFC 4291 appendix A.
   @inlinable public static var routerLinkLocal: IPAddress {
     IPAddress(high: 0xFE80_0000_0000_0000, low: 0x0200_5EFF_FE00_0100)

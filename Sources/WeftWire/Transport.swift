@@ -1,6 +1,7 @@
 /// Numbers of the protocols above IP (IANA "Protocol Numbers").
 public enum IPProtocol {
   public static let icmp: UInt8 = 1
+  public static let igmp: UInt8 = 2
   public static let tcp: UInt8 = 6
   public static let udp: UInt8 = 17
   public static let gre: UInt8 = 47
@@ -64,6 +65,10 @@ public enum ICMP {
   public static let echoRequest: UInt8 = 8
   public static let echoRequest6: UInt8 = 128
   public static let echoReply6: UInt8 = 129
+  /// Multicast listener discovery (RFC 2710, RFC 3810).
+  public static let listenerQuery: UInt8 = 130
+  public static let listenerDone: UInt8 = 132
+  public static let listenerReport2: UInt8 = 143
   public static let neighborSolicitation: UInt8 = 135
   public static let neighborAdvertisement: UInt8 = 136
   public static let unreachable: UInt8 = 3

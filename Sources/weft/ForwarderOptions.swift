@@ -58,9 +58,14 @@ struct Forwarder {
     }
   }
 
-  func bridge() throws(Failure) -> [BridgeConfiguration] {
-    try dump(.bridge) { if case .bridge(let entry) = $0 { entry } else { nil } }
-      .sorted { ($0.vrf, $0.mac.bits) < ($1.vrf, $1.mac.bits) }
+  func bridge() throws(Failure) -> [(entry: BridgeConfiguration, state: BridgeState)] {
+    try dump(.bridge) { if case .bridge(let entry, let state) = $0 { (entry, state) } else { nil } }
+      .sorted { ($0.entry.vrf, $0.entry.mac.bits) < ($1.entry.vrf, $1.entry.mac.bits) }
+  }
+
+  func neighbors() throws(Failure) -> [NeighborConfiguration] {
+    try dump(.neighbors) { if case .neighbor(let entry) = $0 { entry } else { nil } }
+      .sorted { ($0.vrf, $0.address) < ($1.vrf, $1.address) }
   }
 
   func flows() throws(Failure) -> [FlowRecord] {

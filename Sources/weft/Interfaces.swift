@@ -30,7 +30,7 @@ struct InterfacesCommand: ParsableCommand {
     var rows: [Row] = try forwarder.interfaces().map { ($0.configuration, $0.state, counters[$0.configuration.id]) }
     if let vrf {
       let id = try forwarder.vrf(vrf)
-      rows.removeAll { $0.configuration.role == .fabric || $0.configuration.vrf != id }
+      rows.removeAll { !$0.configuration.role.isLocal || $0.configuration.vrf != id }
     }
     if let interface {
       rows.removeAll { $0.configuration.device != interface && String($0.configuration.id) != interface }
@@ -50,7 +50,7 @@ struct InterfacesCommand: ParsableCommand {
       Column("port") { .text($0.configuration.port.name) },
       Column("link") { .text($0.state.isUp ? "up" : "down") },
       .keyed("kernel-index") { $0.state.kernelIndex == 0 ? .nothing : .number($0.state.kernelIndex) },
-      Column("VRF") { $0.configuration.role == .fabric ? .nothing : .number($0.configuration.vrf) },
+      Column("VRF") { $0.configuration.role.isLocal ? .number($0.configuration.vrf) : .nothing },
       Column("MAC") { .described($0.configuration.mac) },
       Column("MTU") { .number($0.configuration.mtu) },
       Column("rx packets") { .number($0.counters?.rxPackets ?? 0) },
@@ -60,6 +60,18 @@ struct InterfacesCommand: ParsableCommand {
       Column("drops") { .number($0.counters?.drops ?? 0) },
       Column("flags") { .list($0.configuration.flags.names.map { .text($0) }) },
       Column("tags") { .list($0.configuration.tags.map { .number($0) }) },
+      .shown("VLAN") {
+        guard let vlan = $0.configuration.vlan else { return .nothing }
+        let inner = vlan.inner.map { ".\($0)" } ?? ""
+        return .text("\(vlan.outer)\(inner) on \(vlan.parent)")
+      },
+      .keyed("parent") { $0.configuration.vlan.map { .number($0.parent) } ?? .nothing },
+      .keyed("vlan") { $0.configuration.vlan.map { .number($0.outer) } ?? .nothing },
+      .keyed("inner-vlan") { $0.configuration.vlan?.inner.map { .number($0) } ?? .nothing },
+      .keyed("tpid") { $0.configuration.vlan.map { .text("0x" + String($0.proto, radix: 16)) } ?? .nothing },
+      .keyed("mac-limit") {
+        $0.configuration.flags.contains(.learning) ? .number($0.configuration.macLimit) : .nothing
+      },
       Column("addresses") { .list($0.configuration.addresses.map { .described($0) }) },
     ]
   }
@@ -78,8 +90,13 @@ struct VRFsCommand: ParsableCommand {
       Column("ID") { .number($0.id) },
       Column("name") { .text($0.name) },
       Column("interfaces") { vrf in
-        .number(interfaces.count { $0.configuration.role == .virtual && $0.configuration.vrf == vrf.id })
+        .number(interfaces.count { $0.configuration.role.isLocal && $0.configuration.vrf == vrf.id })
       },
+      Column("flags") { .list($0.flags.names.map { .text($0) }) },
+      Column("ageing") { .number($0.learning.ageing) },
+      .keyed("moves") { .number($0.learning.moves) },
+      .keyed("move-seconds") { .number($0.learning.moveSeconds) },
+      .keyed("mac-limit") { .number($0.learning.limit) },
     ]
     try options.print(Table(columns: columns, rows: try forwarder.vrfs()))
   }

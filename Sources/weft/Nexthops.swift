@@ -29,6 +29,12 @@ struct NexthopNames {
       return .text("\(tunnel.encapsulation.name) \(tunnel.source) -> \(tunnel.destination)\(state)")
     case .vrfTranslate(let vrf): return .text("vrf \(vrfs[vrf] ?? String(vrf))")
     case .ecmp(let members): return .text("ecmp \(members.map { String($0.nexthop) }.joined(separator: " "))")
+    case .receiveAt(let interface): return .text("host \(device(interface))")
+    case .multicast(let members):
+      return .text("multicast \(members.map { String($0.nexthop) }.joined(separator: " "))")
+    case .resolve(let interface): return .text("resolve \(device(interface))")
+    case .l2Receive(let vrf): return .text("l2 of vrf \(vrfs[vrf] ?? String(vrf))")
+    case .l3Receive(let vrf): return .text("l3 of vrf \(vrfs[vrf] ?? String(vrf))")
     }
   }
 
@@ -40,11 +46,37 @@ extension NexthopConfiguration.Action {
   var name: String {
     switch self {
     case .discard: "discard"
-    case .receive: "receive"
+    case .receive, .receiveAt: "receive"
     case .encap: "encap"
     case .tunnel: "tunnel"
     case .vrfTranslate: "vrf-translate"
     case .ecmp: "ecmp"
+    case .multicast: "multicast"
+    case .resolve: "resolve"
+    case .l2Receive: "l2-receive"
+    case .l3Receive: "l3-receive"
+    }
+  }
+
+  fileprivate var members: Value {
+    switch self {
+    case .ecmp(let members):
+      .list(
+        members.map {
+          .object([
+            .init(key: "nexthop", value: .number($0.nexthop)), .init(key: "label", value: .number($0.label)),
+            .init(key: "weight", value: .number($0.weight)),
+          ])
+        })
+    case .multicast(let members):
+      .list(
+        members.map {
+          .object([
+            .init(key: "nexthop", value: .number($0.nexthop)), .init(key: "label", value: .number($0.label)),
+            .init(key: "group", value: .number($0.group)),
+          ])
+        })
+    default: .nothing
     }
   }
 
@@ -54,9 +86,9 @@ extension NexthopConfiguration.Action {
 
   fileprivate var interface: UInt32? {
     switch self {
-    case .encap(let interface, _): interface
+    case .encap(let interface, _), .receiveAt(let interface), .resolve(let interface): interface
     case .tunnel(let tunnel): tunnel.interface
-    case .discard, .receive, .vrfTranslate, .ecmp: nil
+    default: nil
     }
   }
 
@@ -65,7 +97,7 @@ extension NexthopConfiguration.Action {
     switch self {
     case .encap(_, let mac): mac
     case .tunnel(let tunnel): tunnel.destinationMAC.isZero ? nil : tunnel.destinationMAC
-    case .discard, .receive, .vrfTranslate, .ecmp: nil
+    default: nil
     }
   }
 }
@@ -95,17 +127,13 @@ struct NexthopsCommand: ParsableCommand {
         return .described(tunnel.innerDestinationMAC)
       },
       .keyed("fragment") { $0.action.tunnel.map { .flag($0.fragments) } ?? .nothing },
-      .keyed("vrf") { if case .vrfTranslate(let vrf) = $0.action { .number(vrf) } else { .nothing } },
-      .keyed("members") {
-        guard case .ecmp(let members) = $0.action else { return .nothing }
-        return .list(
-          members.map {
-            .object([
-              .init(key: "nexthop", value: .number($0.nexthop)), .init(key: "label", value: .number($0.label)),
-              .init(key: "weight", value: .number($0.weight)),
-            ])
-          })
+      .keyed("vrf") {
+        switch $0.action {
+        case .vrfTranslate(let vrf), .l2Receive(let vrf), .l3Receive(let vrf): .number(vrf)
+        default: .nothing
+        }
       },
+      .keyed("members") { $0.action.members },
     ]
     try options.print(Table(columns: columns, rows: try forwarder.nexthops()))
   }

@@ -62,32 +62,3 @@ struct RoutesCommand: ParsableCommand {
     }
   }
 }
-
-struct BridgeCommand: ParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "bridge", abstract: "MAC addresses and where they are.")
-
-  @Option(name: .long, help: ArgumentHelp("Only entries of this VRF, by number or name.", valueName: "vrf"))
-  var vrf: String?
-
-  @OptionGroup var options: ForwarderOptions
-
-  func run() throws {
-    let forwarder = try options.connect()
-    var rows = try forwarder.bridge()
-    if let vrf {
-      let id = try forwarder.vrf(vrf)
-      rows.removeAll { $0.vrf != id }
-    }
-    let names = try NexthopNames(forwarder)
-    let columns: [Column<BridgeConfiguration>] = [
-      Column("VRF") { .number($0.vrf) },
-      Column("MAC") { .described($0.mac) },
-      Column("nexthop") { .number($0.nexthop) },
-      Column("label") { $0.label == 0 ? .nothing : .number($0.label) },
-      Column("action") { names.action(of: $0.nexthop) },
-      Column("via") { names.via($0.nexthop) },
-    ]
-    try options.print(Table(columns: columns, rows: rows))
-  }
-}

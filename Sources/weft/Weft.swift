@@ -26,7 +26,8 @@ struct Weft: ParsableCommand {
       """,
     subcommands: [
       StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
-      VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NATCommand.self, ServicesCommand.self,
+      VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NeighborsCommand.self, NATCommand.self,
+      ServicesCommand.self,
       FlowsCommand.self, PolicyCommand.self, DropsCommand.self,
     ])
 

@@ -171,7 +171,7 @@ BAD = [
     ("bridge entry twice", added("bridge", vrf=1, mac=weft.MAC["a"].upper(), nexthop=1), at("bridge", "mac"),
      "$.bridge[0] already", False),
     ("bridge entry for a group", added("bridge", vrf=1, mac="ff:ff:ff:ff:ff:ff", nexthop=1), at("bridge", "mac"),
-     "a group address", True),
+     "a group address", False),
     ("bridge entry to a VRF", added("bridge", vrf=1, mac="02:00:00:00:09:01", nexthop=31), at("bridge"), "cannot lead",
      False),
 ]
@@ -218,6 +218,19 @@ def test_schema_knows_what_the_program_knows(replay):
     document["nexthops"][4]["fragment"] = True
     document["nexthops"].append({"id": 60, "action": "ecmp", "members": [{"nexthop": 10, "label": 5, "weight": 2}]})
     document["interfaces"][1] |= {"flags": ["policy", "bridging", "routing"], "tags": [1]}
+    document["vrfs"][0] |= {"flags": ["flood-unknown", "learning", "suppression"], "ageing": 10, "moves": 1,
+                            "move-seconds": 1, "mac-limit": 0}
+    document["interfaces"] += [
+        {"id": 8, "role": "virtual", "port": "vlan", "parent": 1, "vlan": 1, "inner-vlan": 4094, "tpid": "0x9100",
+         "device": "a.1", "mac": weft.MAC["c"], "vrf": 1, "flags": ["bridging", "learning"], "mac-limit": 0},
+        {"id": 9, "role": "host", "port": "pcap", "device": "host", "mac": weft.MAC["d"], "vrf": 1},
+        {"id": 10, "role": "monitoring", "port": "pcap", "device": "tap", "mac": weft.MAC["d"]}]
+    document["nexthops"] += [
+        {"id": 61, "action": "multicast", "members": [{"nexthop": 10, "label": 5, "group": 65535}, {"nexthop": 1}]},
+        {"id": 62, "action": "receive", "interface": 9}, {"id": 63, "action": "resolve", "interface": 1}]
+    document["nexthops"].append({"id": 59, "action": "l2-receive", "vrf": 1})
+    document["nexthops"].append({"id": 58, "action": "l3-receive", "vrf": 1})
+    document["neighbors"] = [{"vrf": 1, "address": "10.1.0.9", "mac": weft.MAC["d"]}]
     document["address-sets"] = [{"id": 1, "name": "pods", "members": ["10.0.0.0/8"], "except": ["10.1.0.0/16"]}]
     document["rules"] = [
         {"id": 1, "name": "web", "priority": 1, "direction": "ingress", "action": "allow", "tag": 1, "vrf": 1,

@@ -215,13 +215,15 @@ class Run:
         assert {name: len(frames) for name, frames in sent.items()} == {port: 1}, (self.report, self.stderr)
         return sent[port][0]
 
-    def tshark(self, port, *fields):
+    def tshark(self, port, *fields, decode=()):
         """What tshark says of the port's frames: for each a dictionary of lists, outermost header first. Checksums are
-        verified; a checksum status is 1 for good, 0 for bad, 3 for none."""
+        verified; a checksum status is 1 for good, 0 for bad, 3 for none. `decode`: what it cannot know (its option -d)."""
         command = ["tshark", "-n", "-r", str(self.out / f"{port}.pcap"), "-T", "fields", "-E", "separator=|",
                    "-E", "aggregator=,", "-E", "occurrence=a"]
         for protocol in ("ip", "udp", "tcp"):
             command += ["-o", f"{protocol}.check_checksum:TRUE"]
+        for rule in decode:
+            command += ["-d", rule]
         names = [*fields, "_ws.malformed"]
         for name in names:
             command += ["-e", name]

@@ -41,6 +41,8 @@ struct PlannerTests {
     case .tunnel(let tunnel): return "\(tunnel.encapsulation.name) \(tunnel.destination) \(route.label)"
     case .vrfTranslate: return "translate"
     case .ecmp: return "ecmp"
+    // The planner makes no others.
+    default: return nil
     }
   }
 

@@ -35,6 +35,8 @@ struct CheckedTables: Sendable {
           return missing("nexthop \(member.nexthop)")
         }
       case .discard, .receive: break
+      // The agent sets no others.
+      default: return Refusal(.malformed, "nexthop \(entry.id) is nothing that the agent would set")
       }
       return keep("nexthop \(entry.id)") { $0.set(entry) }
     case .setLabel(let entry): return refer(entry.nexthop, "label \(entry.label)") { $0.set(entry) }

@@ -182,7 +182,7 @@ import WeftWire
     let frames = [0, 1, 60, 2022].map { (0..<$0).map { UInt8(truncatingIfNeeded: $0) } }
     let events: [Event] =
       [.interfaceState(id: 0, isUp: true), .interfaceState(id: .max, isUp: false)]
-      + frames.map { .trap(interface: 1, vrf: .max, frame: $0) }
+      + frames.map { .trap(interface: 1, vrf: .max, frame: $0) } + Samples.events
     forwarder.perform { channels in for event in events { try channels[0].emit(event) } }
     var found: [Event] = []
     while found.count < events.count { found += try client.nextEvents(timeoutMilliseconds: 5000) }

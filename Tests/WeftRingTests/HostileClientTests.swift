@@ -206,22 +206,26 @@ import WeftWire
     func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count) }
     let v4: [UInt8] = zeros(8) + RawSocket.words([0x0A00_0001, 0x0000_FFFF])  // 10.0.0.1
     let mac: [UInt8] = [1, 0, 0, 0, 0, 2, 0, 0]
-    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags
+    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, vlan, mac limit
     let head = zeros(4)
     let rest = [0xDC, 0x05] + zeros(4)
     #expect(try reason(3, head + [0, 1] + rest + mac + [0, 0]).contains("interface role"))
-    #expect(try reason(3, head + [3, 1] + rest + mac + [0, 0]).contains("interface role"))
+    #expect(try reason(3, head + [5, 1] + rest + mac + [0, 0]).contains("interface role"))
     #expect(try reason(3, head + [1, 0] + rest + mac + [0, 0]).contains("port kind"))
-    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 0] + zeros(5)).hasPrefix("understood"))
+    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 0] + zeros(10)).hasPrefix("understood"))
     #expect(try reason(3, head + [1, 1] + rest + [1, 0, 0, 0, 0, 2, 1, 0] + [0, 0]).contains("\"mac\""))
     #expect(try reason(3, head + [1, 1] + rest + mac + [16] + zeros(16) + [0]).contains("device"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [200, 65, 0]).contains("device"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [2, 0xC3, 0x28, 0]).contains("device"), "no UTF-8")
     #expect(try reason(3, head + [1, 1] + rest + mac + [0, 5] + zeros(80)).contains("address count"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [0, 2] + v4).contains("address"))
-    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 1] + v4 + zeros(5)).hasPrefix("understood"))
+    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 1] + v4 + zeros(10)).hasPrefix("understood"))
     let unflagged = head + [1, 1] + rest + mac + [0, 0]
-    #expect(try reason(3, unflagged + [127, 0, 0, 0, 1, 9, 0, 0, 0]).hasPrefix("understood"))
+    #expect(try reason(3, unflagged + [127, 0, 0, 0, 1, 9, 0, 0, 0] + zeros(5)).hasPrefix("understood"))
+    #expect(try reason(3, unflagged + zeros(5) + [2]).contains("\"vlan\""))
+    #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(9)).contains("inner vlan"))
+    #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(10)).contains("mac limit"))
+    #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(14)).hasPrefix("understood"))
     #expect(try reason(3, unflagged + [128, 0, 0, 0, 0]).contains("interface flags"))
     #expect(try reason(3, unflagged + [0, 0, 0, 128, 0]).contains("interface flags"))
     #expect(try reason(3, unflagged + [0, 0, 0, 0, 9] + zeros(36)).contains("tag count"))
@@ -229,8 +233,11 @@ import WeftWire
     // vrf: id, name
     #expect(try reason(5, head + [64] + zeros(64)).contains("vrf name"))
     #expect(try reason(5, head + [0xFF]).contains("vrf name"))
+    #expect(try reason(5, head + [0, 8, 0, 0, 0] + zeros(12)).contains("vrf flags"))
+    #expect(try reason(5, head + [0, 7, 0, 0, 0] + zeros(11)).contains("mac limit"))
+    #expect(try reason(5, head + [0, 7, 0, 0, 0] + zeros(12)).hasPrefix("understood"))
     // nexthop: id, action, …
-    for action: UInt8 in [0, 7, 255] { #expect(try reason(7, head + [action]).contains("nexthop action")) }
+    for action: UInt8 in [0, 12, 255] { #expect(try reason(7, head + [action]).contains("nexthop action")) }
     #expect(try reason(7, head + [1]).hasPrefix("understood"))
     #expect(try reason(7, head + [1, 0]).contains("trailing bytes"))
     #expect(try reason(7, head + [4, 4] + zeros(4) + v4 + v4 + mac + mac).contains("encapsulation"))
@@ -244,6 +251,15 @@ import WeftWire
     #expect(
       try reason(7, head + [4, 1] + zeros(4) + v4 + v4 + mac + [0, 0, 0, 0, 0, 0, 0, 1]).contains(
         "inner destination mac"))
+    for action: UInt8 in [7, 9, 10, 11] {
+      #expect(try reason(7, head + [action] + zeros(3)).contains(action < 10 ? "interface" : "vrf"))
+      #expect(try reason(7, head + [action] + zeros(4)).hasPrefix("understood"))
+    }
+    #expect(try reason(7, head + [8, 65] + zeros(650)).contains("member count"))
+    #expect(try reason(7, head + [8, 1] + zeros(9)).contains("member group"))
+    #expect(try reason(7, head + [8, 64] + zeros(640)).hasPrefix("understood"))
+    #expect(try reason(37, head + v4 + [1, 0, 0, 0, 0, 2, 1, 0]).contains("\"mac\""))
+    #expect(try reason(37, head + v4 + mac).hasPrefix("understood"))
     // route: vrf, prefix (address, length), nexthop, label
     #expect(try reason(13, head + v4 + [33] + zeros(8)).contains("prefix"))
     #expect(try reason(13, head + v4 + [24] + zeros(8)).contains("prefix"), "host bits")

@@ -28,16 +28,36 @@ enum Samples {
         id: 1, role: .virtual, port: .tap, device: "täp-µ0", mac: .virtualRouter, addresses: Array(addresses.suffix(2)),
         flags: .all, tags: [1, 2, 3, 4, 5, 6, 7, .max]),
       InterfaceConfiguration(id: 2, role: .virtual, port: .packet, device: "e", mac: .virtualRouter, flags: []),
+      InterfaceConfiguration(
+        id: 3, role: .virtual, port: .vlan, device: "e.1", mac: .virtualRouter,
+        vlan: VLANConfiguration(parent: .max, outer: 4094), macLimit: 0),
+      InterfaceConfiguration(
+        id: 4, role: .fabric, port: .vlan, device: "e.1.2", mac: .virtualRouter,
+        vlan: VLANConfiguration(parent: 0, proto: 0x88A8, outer: 1, inner: 4094), macLimit: .max),
     ]
   static let vrfs = [
     VRFConfiguration(id: 0, name: ""), VRFConfiguration(id: .max, name: String(repeating: "n", count: 63)),
     VRFConfiguration(id: 1, name: "blau ✓"),
+    VRFConfiguration(
+      id: 2, name: "b", flags: .all,
+      learning: LearningConfiguration(ageing: .max, moves: .max, moveSeconds: .max, limit: .max)),
+    VRFConfiguration(
+      id: 3, name: "c", flags: .learning, learning: LearningConfiguration(ageing: 0, moves: 0, moveSeconds: 0, limit: 0)
+    ),
   ]
   static let nexthops: [NexthopConfiguration] =
     [
       NexthopConfiguration(id: 0, action: .discard), NexthopConfiguration(id: .max, action: .receive),
       NexthopConfiguration(id: 1, action: .vrfTranslate(vrf: .max)),
       NexthopConfiguration(id: 4, action: .ecmp([])),
+      NexthopConfiguration(id: 8, action: .receiveAt(interface: .max)),
+      NexthopConfiguration(id: 9, action: .resolve(interface: 0)),
+      NexthopConfiguration(id: 10, action: .l2Receive(vrf: .max)),
+      NexthopConfiguration(id: 11, action: .l3Receive(vrf: 0)),
+      NexthopConfiguration(id: 12, action: .multicast([])),
+      NexthopConfiguration(
+        id: 13,
+        action: .multicast(Array(repeating: MulticastMember(nexthop: .max, label: 0xFF_FFFF, group: .max), count: 64))),
       NexthopConfiguration(id: 5, action: .ecmp([NexthopMember(nexthop: 1)])),
       NexthopConfiguration(
         id: 6,
@@ -68,6 +88,16 @@ enum Samples {
   static let bridge = macs.flatMap { mac in
     numbers.map { BridgeConfiguration(vrf: $0, mac: mac, nexthop: ~$0, label: $0 ^ 0x5555) }
   }
+  static let neighbors = addresses.flatMap { address in
+    macs.map { NeighborConfiguration(vrf: .max, address: address, mac: $0) }
+  }
+  static let bridgeStates = [
+    BridgeState(), BridgeState(isLearned: true, isDamped: true, idleSeconds: .max, moves: .max),
+    BridgeState(isLearned: true, idleSeconds: 1, moves: 2),
+  ]
+  static let events: [Event] =
+    StationChange.allCases.flatMap { change in bridge.map { Event.station(change, $0) } }
+    + addresses.map { Event.resolve(interface: .max, vrf: 1, address: $0) }
   static let addressSets = [
     AddressSetConfiguration(id: 0, name: ""),
     AddressSetConfiguration(id: .max, name: String(repeating: "s", count: 63)),
@@ -108,7 +138,8 @@ enum Samples {
     + rules.map(Command.setRule) + numbers.flatMap { [.removeAddressSet(id: $0), .removeRule(id: $0)] }
     + prefixes.map { Command.removeAddressSetMember(set: 7, prefix: $0) }
     + prefixes.map { Command.removeRoute(vrf: .max, prefix: $0) } + macs.map { Command.removeBridge(vrf: 1, mac: $0) }
-    + natCommands
+    + natCommands + neighbors.map(Command.setNeighbor)
+    + addresses.map { Command.removeNeighbor(vrf: .max, address: $0) }
     + TableName.allCases.map { Command.dump(table: $0, cursor: .max, limit: .max) }
 
   static let entries: [TableEntry] =
@@ -118,7 +149,8 @@ enum Samples {
         .interface(interface, InterfaceState(isUp: false, kernelIndex: 0)),
       ]
     } + vrfs.map(TableEntry.vrf) + nexthops.map(TableEntry.nexthop) + labels.map(TableEntry.label)
-    + vnis.map(TableEntry.vni) + routes.map(TableEntry.route) + bridge.map(TableEntry.bridge)
+    + vnis.map(TableEntry.vni) + routes.map(TableEntry.route)
+    + bridgeStates.flatMap { state in bridge.map { TableEntry.bridge($0, state) } } + neighbors.map(TableEntry.neighbor)
     + flows.map(TableEntry.flow)
     + natEntries
     + addressSets.map(TableEntry.addressSet) + addressSetMembers.map(TableEntry.addressSetMember)

@@ -47,41 +47,6 @@ struct ForwarderTests {
     return (tap, veth)
   }
 
-  /// Ten megabytes through TCP arrive as they were sent.
-  private func transfer(from: String, to: String, address: String) throws {
-    let receiver = """
-      import socket, hashlib, sys
-      s = socket.create_server(("\(address)", 5300), family=socket.AF_INET6 if ":" in "\(address)" else socket.AF_INET)
-      s.settimeout(20); print("ready", flush=True)
-      c, _ = s.accept(); c.settimeout(20); h = hashlib.sha256()
-      while (d := c.recv(1 << 16)): h.update(d)
-      print(h.hexdigest())
-      """
-    let sender = """
-      import socket, hashlib, os
-      d = os.urandom(10 << 20); s = socket.create_connection(("\(address)", 5300), timeout=20); s.sendall(d); s.close()
-      print(hashlib.sha256(d).hexdigest())
-      """
-    let process = Process()
-    process.executableURL = URL(filePath: "/usr/bin/env")
-    process.arguments = ["ip", "netns", "exec", to, "/usr/bin/python3", "-c", receiver]
-    let pipe = Pipe()
-    process.standardOutput = pipe
-    try process.run()
-    var heard = Data()
-    while !String(decoding: heard, as: UTF8.self).contains("ready") {
-      let more = pipe.fileHandleForReading.availableData
-      if more.isEmpty { break }
-      heard += more
-    }
-    let sent = try run("ip", "netns", "exec", from, "/usr/bin/python3", "-c", sender)
-    #expect(sent.status == 0, "\(sent.output)")
-    heard += pipe.fileHandleForReading.readDataToEndOfFile()
-    process.waitUntilExit()
-    let lines = String(decoding: heard, as: UTF8.self).split(separator: "\n")
-    #expect(lines.last.map(String.init) == sent.output.trimmingCharacters(in: .whitespacesAndNewlines))
-  }
-
   @Test("a TAP and a veth reach each other, with one worker and with all cores", arguments: [false, true])
   func tapAndVeth(_ manyWorkers: Bool) throws {
     let sandbox = try Sandbox()

@@ -17,6 +17,41 @@ func run(_ words: String...) throws -> (status: Int32, output: String) {
   return (process.terminationStatus, output)
 }
 
+/// Ten megabytes through TCP arrive as they were sent.
+func transfer(from: String, to: String, address: String) throws {
+  let receiver = """
+    import socket, hashlib, sys
+    s = socket.create_server(("\(address)", 5300), family=socket.AF_INET6 if ":" in "\(address)" else socket.AF_INET)
+    s.settimeout(20); print("ready", flush=True)
+    c, _ = s.accept(); c.settimeout(20); h = hashlib.sha256()
+    while (d := c.recv(1 << 16)): h.update(d)
+    print(h.hexdigest())
+    """
+  let sender = """
+    import socket, hashlib, os
+    d = os.urandom(10 << 20); s = socket.create_connection(("\(address)", 5300), timeout=20); s.sendall(d); s.close()
+    print(hashlib.sha256(d).hexdigest())
+    """
+  let process = Process()
+  process.executableURL = URL(filePath: "/usr/bin/env")
+  process.arguments = ["ip", "netns", "exec", to, "/usr/bin/python3", "-c", receiver]
+  let pipe = Pipe()
+  process.standardOutput = pipe
+  try process.run()
+  var heard = Data()
+  while !String(decoding: heard, as: UTF8.self).contains("ready") {
+    let more = pipe.fileHandleForReading.availableData
+    if more.isEmpty { break }
+    heard += more
+  }
+  let sent = try run("ip", "netns", "exec", from, "/usr/bin/python3", "-c", sender)
+  #expect(sent.status == 0, "\(sent.output)")
+  heard += pipe.fileHandleForReading.readDataToEndOfFile()
+  process.waitUntilExit()
+  let lines = String(decoding: heard, as: UTF8.self).split(separator: "\n")
+  #expect(lines.last.map(String.init) == sent.output.trimmingCharacters(in: .whitespacesAndNewlines))
+}
+
 struct SandboxFailure: Error, CustomStringConvertible {
   let description: String
 }
@@ -29,6 +64,7 @@ final class Sandbox {
   private let name = "weft-test-\(getpid())-\(UInt32.random(in: 0...99999))"
   private let folder: URL
   private var process: Process?
+  private var helpers: [Process] = []
   private var namespaces: [String] = []
 
   var socket: String { folder.appending(path: "forwarder.sock").path }
@@ -42,6 +78,10 @@ final class Sandbox {
 
   deinit {
     stop(SIGKILL)
+    for helper in helpers {
+      kill(helper.processIdentifier, SIGKILL)
+      helper.waitUntilExit()
+    }
     for namespace in namespaces { _ = try? run("ip", "netns", "delete", namespace) }
     try? FileManager.default.removeItem(at: folder)
   }
@@ -54,6 +94,20 @@ final class Sandbox {
     namespaces.append(namespace)
     try must("-n", namespace, "link", "set", "lo", "up")
     return namespace
+  }
+
+  /// Starts a program that runs as long as the sandbox, and waits until it prints something.
+  func help(_ program: String, _ arguments: [String]) throws {
+    let process = Process()
+    process.executableURL = URL(filePath: program)
+    process.arguments = arguments
+    let pipe = Pipe()
+    process.standardOutput = pipe
+    try process.run()
+    helpers.append(process)
+    guard !pipe.fileHandleForReading.availableData.isEmpty else {
+      throw SandboxFailure(description: "\(program) ended at once")
+    }
   }
 
   /// `ip WORDS`; throws when it fails.

@@ -216,3 +216,19 @@ private struct Fixture: ~Copyable {
     .removeRoute(vrf: 1, prefix: IPPrefix("10.1.0.254/32")!))
   #expect(nearest() == nil)
 }
+
+@Test func flowsThatAreThereGoOnWhereNoNewOnesBegin() throws {
+  var fixture = try Fixture.made()
+  try fixture.divide([11])
+  let before = (1000..<1050 as Range<UInt16>).map { fixture.send(port: $0, now: 1_000) }
+  #expect(before.allSatisfy { $0 == 11 })
+  func pod(_ flags: InterfaceFlags) -> Command {
+    .setInterface(
+      InterfaceConfiguration(id: 1, role: .virtual, port: .tap, device: "pod", mac: mac(1), vrf: 1, flags: flags))
+  }
+  try fixture.apply(pod([.usual, .dropNewFlows]))
+  #expect((1000..<1050 as Range<UInt16>).map { fixture.send(port: $0, now: 2_000) } == before)
+  #expect(fixture.send(port: 2000, now: 2_000) == nil)
+  try fixture.apply(pod(.usual))
+  #expect(fixture.send(port: 2000, now: 3_000) == 11)
+}
