@@ -24,7 +24,8 @@ extension PacketPath {
     else { return false }
     let number = tables.route(vrf: UInt32(truncatingIfNeeded: key.vrf), v4: key.destination.v4)
     guard number != 0, let nexthop = tables.nexthop(tables.paths[number].nexthop), nexthop.entry.short != .none,
-      let interface = tables.interface(nexthop.entry.interface), interface.entry.isPlain
+      let interface = tables.interface(nexthop.entry.interface), interface.entry.isPlain,
+      !source.entry.dropsNewFlows, !interface.entry.dropsNewFlows
     else { return false }
     let isLocal = nexthop.entry.short == .deliver
     guard isLocal || !isFromFabric, !isOpening || !interface.entry.clampsMSS && !source.entry.clampsMSS else {
