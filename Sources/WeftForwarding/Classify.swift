@@ -12,8 +12,10 @@ extension PacketPath {
     }
     let generation = tables.generation
     removals = flows.removals
+    let hasFatFlows = !tables.fatFlows.isEmpty
     for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
-      let flow = flows.find(batch[index].key, hash: batch[index].hash)
+      var flow = flows.find(batch[index].key, hash: batch[index].hash)
+      if hasFatFlows, flow == FlowTable.none { flow = findFat(&batch[index]) }
       if flow == FlowTable.none || !flows.track(flow, tcpFlags: Self.tcpFlags(batch[index]), now: now) {
         begin(&batch[index], generation, now)
       } else {
@@ -74,6 +76,8 @@ extension PacketPath {
         guard packet.verdict == .forward, !packet.isOwn else { return }
         target = interface(behind: packet.path.nexthop, flow: FlowTable.none, hash: packet.hash)
       }
+      let isFat = translated == nil && !packet.fat.isWhole
+      if isFat, let flow = shared(packet) { return follow(flow, &packet, generation, now) }
       let source = packet.fromFabric ? 0 : packet.interface &+ 1
       let verdict = judge(
         packet.key, to: key, icmp: Self.icmp(packet), tcpFlags: Self.tcpFlags(packet), from: source,
@@ -82,10 +86,15 @@ extension PacketPath {
       var flags: FlowFlags = verdict.isLogged ? .logged : []
       if verdict.action != .allow { flags.formUnion(verdict.action == .reject ? [.denied, .rejected] : .denied) }
       let isDenied = flags.contains(.denied)
-      let made = flows.insert(
-        forward: packet.key, forwardHash: packet.hash, reverse: isDenied ? packet.key.reversed : key.reversed,
-        flags: flags, tcpState: isDenied ? .none : tcpState, policyRule: verdict.rule, policyGeneration: generation,
-        reference: isDenied ? FlowTable.noReference : translated?.reference ?? FlowTable.noReference, now: now)
+      let made: FlowInsertion
+      if isFat {
+        made = insertFat(packet, flags, rule: verdict.rule, generation, now)
+      } else {
+        made = flows.insert(
+          forward: packet.key, forwardHash: packet.hash, reverse: isDenied ? packet.key.reversed : key.reversed,
+          flags: flags, tcpState: isDenied ? .none : tcpState, policyRule: verdict.rule, policyGeneration: generation,
+          reference: isDenied ? FlowTable.noReference : translated?.reference ?? FlowTable.noReference, now: now)
+      }
       if isDenied, let translated { nat.release(translated.reference) }
       switch made {
       case .made(let flow):
@@ -119,7 +128,8 @@ extension PacketPath {
   /// An ICMP error belongs to the flow of the packet that it quotes: it passes as that flow does, translated as that is.
   private mutating func beginsWithError(_ packet: inout Packet) -> Bool {
     guard let (error, answers) = quoted(packet) else { return false }
-    let flow = flows.find(answers, hash: answers.hash(seed: seed))
+    var flow = flows.find(answers, hash: answers.hash(seed: seed))
+    if flow == FlowTable.none, !tables.fatFlows.isEmpty { flow = findFat(answers, of: packet) }
     guard flow != FlowTable.none else { return false }
     let flags = flows[flow].flags
     if flags.contains(.denied) {
@@ -196,13 +206,16 @@ extension PacketPath {
     let isForward = flows[flow].isForward || flows[flow].reverse == FlowTable.none
     let forward = isForward ? flow : flows[flow].reverse
     let reverse = flows[forward].reverse
-    let key = flows[forward].key
-    let target = reverse == FlowTable.none ? key : flows[reverse].key.reversed
+    // Of a flow of many sessions, this packet's stands for all.
+    let isFat = flows[forward].flags.contains(.fat)
+    let key = isFat ? (isForward ? packet.key : packet.key.reversed) : flows[forward].key
+    let isUnchanged = isFat || reverse == FlowTable.none
+    let target = isUnchanged ? key : flows[reverse].key.reversed
     let isLocal = !packet.fromFabric
     var source = packet.interface &+ 1
     var destination = source
     if !isForward || !isLocal {
-      let back = reverse == FlowTable.none ? key.reversed : flows[reverse].key
+      let back = isUnchanged ? key.reversed : flows[reverse].key
       source = self.target(of: key.reversed, flow: reverse, hash: back.hash(seed: seed)) ?? 0
     }
     if isForward || !isLocal {

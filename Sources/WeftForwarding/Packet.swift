@@ -80,6 +80,8 @@ enum LinkDestination: UInt8 {
     vrf: 0, source: IPAddress(high: 0, low: 0), destination: IPAddress(high: 0, low: 0), proto: 0, sourcePort: 0,
     destinationPort: 0)
   var hash: UInt64 = 0
+  /// What of its key counts, where its sessions share a flow.
+  var fat = FatFlowMask()
   /// The number of `path`, where it was found by address; else 0.
   var pathNumber: UInt32 = 0
   /// The entry of its direction; `FlowTable.none` for a packet without a flow.

@@ -58,6 +58,8 @@ public struct InterfaceConfiguration: Hashable, Sendable {
   public var flags: InterfaceFlags
   /// virtual: by which rules know it; not 0.
   public var tags: [UInt32]
+  /// virtual: which of its sessions share flows.
+  public var fatFlows: [FatFlow] = []
 
   public init(
     id: UInt32, role: InterfaceRole, port: PortKind, device: String, mac: MACAddress, vrf: UInt32 = 0,

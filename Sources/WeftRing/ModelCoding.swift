@@ -21,6 +21,7 @@ extension SlotWriter {
     let tags = entry.tags.prefix(InterfaceConfiguration.maximumTags)
     put(UInt8(tags.count))
     for tag in tags { put(tag) }
+    put(entry.fatFlows)
   }
 
   mutating func put(_ entry: VRFConfiguration) {
@@ -121,9 +122,11 @@ extension SlotReader {
     guard tagCount <= InterfaceConfiguration.maximumTags else { throw SlotFault(what: "tag count") }
     var tags: [UInt32] = []
     for _ in 0..<tagCount { tags.append(try get("tag")) }
-    return InterfaceConfiguration(
+    var interface = InterfaceConfiguration(
       id: id, role: role, port: port, device: device, mac: mac, vrf: vrf, mtu: mtu, addresses: addresses,
       flags: flags, tags: tags)
+    interface.fatFlows = try fatFlows()
+    return interface
   }
 
   mutating func vrf() throws(SlotFault) -> VRFConfiguration {

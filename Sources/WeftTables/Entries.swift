@@ -23,6 +23,8 @@ import WeftWire
 
   /// TCP's maximum segment size is lowered to what fits.
   public var clampsMSS = false
+  /// Which of its sessions share flows.
+  public var fatFlows: FatFlowList?
   /// Packets from and to it are forwarded and nothing else: they may go the short way.
   public var isPlain = true
 

@@ -26,6 +26,8 @@ import WeftWire
   static var listed: FlowFlags { FlowFlags(rawValue: 1024) }
   /// Its packets need more than forwarding and translation: they take all stages.
   @inlinable public static var staged: FlowFlags { FlowFlags(rawValue: 2048) }
+  /// Many sessions' (`FatFlowMask`): its keys are cut, and TCP's state is not followed.
+  @inlinable public static var fat: FlowFlags { FlowFlags(rawValue: 4096) }
 
   /// What `FlowTable.setPolicy` sets.
   static var ofPolicy: FlowFlags { [.denied, .rejected, .mirrored, .logged, .staged] }
@@ -46,6 +48,11 @@ import WeftWire
   case other
   /// A flow that policy denies is remembered for this long.
   case denied
+
+  /// Of a flow of many sessions: of TCP's, whose ends nobody sees, as long as of one that is established.
+  public static func fat(proto: UInt8) -> FlowTimeout {
+    proto == IPProtocol.tcp ? .tcpEstablished : first(proto: proto)
+  }
 
   /// Before anything but the first packet has been seen.
   public static func first(proto: UInt8) -> FlowTimeout {

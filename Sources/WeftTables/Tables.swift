@@ -18,6 +18,8 @@ import WeftWire
   public let policy: PolicyReader
   /// The router's own addresses.
   public let gateways: GatewayReader
+  /// Which VRFs have interfaces whose sessions share flows.
+  public let fatFlows: FatFlowReader
 
   @inlinable @inline(__always) public func interface(_ id: UInt32) -> EntryReference<InterfaceEntry>? {
     guard let raw = unsafe interfaces[id] else { return nil }
@@ -86,6 +88,7 @@ public final class TableMemory: @unchecked Sendable {
   public let nat: NATMemory
   public let policy: PolicyTable
   public let gateways: GatewayTable
+  public let fatFlows: FatFlowVRFs
 
   public init(sizes: TableSizes, workers: Int) throws(SystemError) {
     self.sizes = sizes
@@ -101,6 +104,7 @@ public final class TableMemory: @unchecked Sendable {
     nat = try NATMemory(vrfs: sizes.vrfs, epochs: epochs, workers: workers)
     policy = try PolicyTable(rules: PolicyTable.maximumRules, epochs: epochs)
     gateways = try GatewayTable(vrfs: sizes.vrfs, epochs: epochs)
+    fatFlows = try FatFlowVRFs(vrfs: sizes.vrfs)
   }
 
   public var reader: Tables {
@@ -108,11 +112,15 @@ public final class TableMemory: @unchecked Sendable {
       interfaces: interfaces.reader, nexthops: nexthops.reader, roots: roots.reader, routes: routes.reader,
       paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader, vnis: vnis.reader,
       bridge: bridge.reader, nat: nat.reader,
-      policy: policy.reader, gateways: gateways.reader)
+      policy: policy.reader, gateways: gateways.reader, fatFlows: fatFlows.reader)
   }
 
   /// Publishes an interface, or takes it out (nil).
-  public func publish(interface id: UInt32, _ entry: InterfaceEntry?) { publish(interfaces, id, entry) }
+  public func publish(interface id: UInt32, _ entry: InterfaceEntry?) {
+    let lists = reader.interface(id)?.entry.fatFlows
+    publish(interfaces, id, entry)
+    if let lists { epochs.retire { lists.deallocate() } }
+  }
 
   /// Publishes a nexthop, or takes it out (nil).
   public func publish(nexthop id: UInt32, _ entry: NexthopEntry?) {

@@ -35,6 +35,8 @@ extension TableProgrammer {
       vrfs.use(new.vrf, 1)
       if let old { vrfs.use(old.configuration.vrf, -1) }
     }
+    if let old { countFatFlows(old.configuration, -1) }
+    countFatFlows(new, 1)
     publish(new, capabilities)
     replaceSubject(old?.subject, by: subject, isNew: old == nil)
     for id in tunnels[new.id] ?? [] { if let tunnel = nexthops[id]?.value { publish(tunnel) } }
@@ -63,6 +65,7 @@ extension TableProgrammer {
       }
     }
     try checkTags(new)
+    try checkFatFlows(new)
     try check(new.flags, new.id)
   }
 
@@ -103,6 +106,8 @@ extension TableProgrammer {
       takesVirtio: capabilities.takesVirtio)
     if let subject = interfaces[interface.id]?.value.subject { entry.policyClass = subject }
     entry.clampsMSS = interface.flags.contains(.clampMSS)
+    entry.fatFlows = fatFlowList(interface)
+    entry.isPlain = entry.isPlain && entry.fatFlows == nil
     memory.publish(interface: interface.id, entry)
   }
 
@@ -111,6 +116,7 @@ extension TableProgrammer {
     guard entry.uses == 0 else { throw inUse("interface \(id) (\(entry.value.configuration.device))", entry.uses) }
     ports.close(id)
     memory.publish(interface: id, nil)
+    countFatFlows(entry.value.configuration, -1)
     replaceSubject(entry.value.subject, by: nil, isNew: true)
     if entry.value.configuration.role == .virtual { vrfs.use(entry.value.configuration.vrf, -1) }
     devices[entry.value.configuration.device] = nil

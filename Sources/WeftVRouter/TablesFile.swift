@@ -194,7 +194,7 @@ struct TablesFileBuilder {
     _ node: TablesFileNode, _ paths: inout [UInt32: String], _ devices: inout [String: String]
   ) throws(TablesFileError) {
     let object = try node.object(keys: [
-      "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags",
+      "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags", "fat-flows",
     ])
     let idNode = try object.required("id")
     let id = try index(idNode, limit: limits.interfaces, "interfaces")
@@ -213,6 +213,7 @@ struct TablesFileBuilder {
       id: id, role: role, port: port, device: device, mac: try object.required("mac").stationMAC())
     if let mtu = object.optional("mtu") { interface.mtu = UInt16(try mtu.integer(68...65535)) }
     try readFlags(object, &interface)
+    try readFatFlows(object, &interface)
     switch role {
     case .virtual:
       try object.refuse(["addresses"], "only fabric interfaces have addresses; remove the key or set role to fabric")

@@ -60,9 +60,23 @@ struct InterfacesCommand: ParsableCommand {
       Column("drops") { .number($0.counters?.drops ?? 0) },
       Column("flags") { .list($0.configuration.flags.names.map { .text($0) }) },
       Column("tags") { .list($0.configuration.tags.map { .number($0) }) },
+      Column("fat flows") { .list($0.configuration.fatFlows.map { .text(text(of: $0)) }) },
       Column("addresses") { .list($0.configuration.addresses.map { .described($0) }) },
     ]
   }
+}
+
+/// "udp 53", "tcp any remote ignored", "udp 53 local 10.0.0.0/8 by 24".
+private func text(of flow: FatFlow) -> String {
+  var text = "\(TransportProtocol(number: flow.proto)) \(flow.port == 0 ? "any" : String(flow.port))"
+  for (name, end) in [("local", flow.local), ("remote", flow.remote)] {
+    switch end {
+    case .kept: break
+    case .ignored: text += " \(name) ignored"
+    case .aggregated(let prefix, let length): text += " \(name) \(prefix) by \(length)"
+    }
+  }
+  return text
 }
 
 struct VRFsCommand: ParsableCommand {

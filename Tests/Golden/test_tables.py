@@ -217,7 +217,8 @@ def test_schema_knows_what_the_program_knows(replay):
     document["interfaces"][0]["mtu"] = 65535
     document["nexthops"][4]["fragment"] = True
     document["nexthops"].append({"id": 60, "action": "ecmp", "members": [{"nexthop": 10, "label": 5, "weight": 2}]})
-    document["interfaces"][1] |= {"flags": ["policy", "bridging", "routing"], "tags": [1]}
+    document["interfaces"][1] |= {"flags": ["policy", "bridging", "routing"], "tags": [1], "fat-flows": [
+        {"protocol": 17, "port": 53, "local": "ignore", "remote": {"prefix": "10.0.0.0/8", "length": 16}}]}
     document["address-sets"] = [{"id": 1, "name": "pods", "members": ["10.0.0.0/8"], "except": ["10.1.0.0/16"]}]
     document["rules"] = [
         {"id": 1, "name": "web", "priority": 1, "direction": "ingress", "action": "allow", "tag": 1, "vrf": 1,

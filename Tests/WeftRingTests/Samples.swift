@@ -29,6 +29,21 @@ enum Samples {
         flags: .all, tags: [1, 2, 3, 4, 5, 6, 7, .max]),
       InterfaceConfiguration(id: 2, role: .virtual, port: .packet, device: "e", mac: .virtualRouter, flags: []),
     ]
+    + fatFlows.map { list in
+      var interface = InterfaceConfiguration(
+        id: 3, role: .virtual, port: .packet, device: "fifteen-letters", mac: .virtualRouter,
+        addresses: Array(addresses.prefix(4)), flags: .all, tags: [1, 2, 3, 4, 5, 6, 7, .max])
+      interface.fatFlows = list
+      return interface
+    }
+  static let fatFlows = [
+    [FatFlow(proto: 0)], [FatFlow(proto: .max, port: .max, local: .ignored, remote: .ignored)],
+    (0..<16).map {
+      FatFlow(
+        proto: 17, port: $0, local: .aggregated(prefixes[5], length: 127),
+        remote: .aggregated(prefixes[1], length: .max))
+    },
+  ]
   static let vrfs = [
     VRFConfiguration(id: 0, name: ""), VRFConfiguration(id: .max, name: String(repeating: "n", count: 63)),
     VRFConfiguration(id: 1, name: "blau ✓"),
