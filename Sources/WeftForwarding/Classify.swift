@@ -34,9 +34,10 @@ extension PacketPath {
     if flows[flow].policyGeneration != generation { judgeAgain(flow, packet, generation, now) }
     packet.flow = flow
     let flags = flows[flow].flags
-    guard !flags.isDisjoint(with: [.denied, .nat]) else { return }
+    guard !flags.isDisjoint(with: [.denied, .nat, .staged]) else { return }
     if flags.contains(.denied) { return deny(&packet, isRejected: flags.contains(.rejected), now) }
-    rewrite(&packet, to: flows[flows[flow].reverse].key.reversed)
+    if flags.contains(.staged) { packet.actions = flows[flow].mark }
+    if flags.contains(.nat) { rewrite(&packet, to: flows[flows[flow].reverse].key.reversed) }
   }
 
   /// Drops what policy does not let pass; a rejected packet's sender is told.
@@ -79,11 +80,13 @@ extension PacketPath {
       let isFat = translated == nil && !packet.fat.isWhole
       if isFat, let flow = shared(packet) { return follow(flow, &packet, generation, now) }
       let source = packet.fromFabric ? 0 : packet.interface &+ 1
-      let verdict = judge(
+      let (verdict, actions) = judge(
         packet.key, to: key, icmp: Self.icmp(packet), tcpFlags: Self.tcpFlags(packet), from: source,
         toward: target)
       tables.policy.countHit(verdict)
       var flags: FlowFlags = verdict.isLogged ? .logged : []
+      if actions != 0 { flags.insert(.staged) }
+      packet.actions = actions
       if verdict.action != .allow { flags.formUnion(verdict.action == .reject ? [.denied, .rejected] : .denied) }
       let isDenied = flags.contains(.denied)
       let made: FlowInsertion
@@ -99,6 +102,7 @@ extension PacketPath {
       switch made {
       case .made(let flow):
         packet.flow = flow
+        if actions != 0, !isDenied { setActions(flow, actions) }
       case .conflict where translated != nil && !isDenied:
         if let translated { nat.release(translated.reference) }
         attempt &+= 1
@@ -175,24 +179,36 @@ extension PacketPath {
   // MARK: policy
 
   /// What policy says of a flow: the rules for where it comes from, then those for where it goes. `target` is the key
-  /// after translation; interfaces are numbers plus one, 0 for none of ours.
+  /// after translation; interfaces are numbers plus one, 0 for none of ours. `actions`: which of the rules that let it
+  /// pass do something to its packets, as in `FlowEntry.mark`.
   private func judge(
     _ key: FlowKey, to target: FlowKey, icmp: UInt16, tcpFlags: UInt8, from source: UInt32, toward destination: UInt32
-  ) -> PolicyVerdict {
+  ) -> (verdict: PolicyVerdict, actions: UInt32) {
     let leaving = policyClass(source)
+    var actions: UInt32 = 0
     if leaving != InterfaceEntry.noPolicy {
       let verdict = tables.policy.evaluate(
         PolicyQuery(
           subject: leaving, isIngress: false, local: key.source, remote: target.destination, proto: key.proto,
           sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
-      guard verdict.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else { return verdict }
+      if verdict.action == .allow { actions = tables.policy.actionSlot(verdict) }
+      guard verdict.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else {
+        return (verdict, actions)
+      }
     }
     let entering = policyClass(destination)
-    guard entering != InterfaceEntry.noPolicy else { return .allowed }
-    return tables.policy.evaluate(
+    guard entering != InterfaceEntry.noPolicy else { return (.allowed, 0) }
+    let verdict = tables.policy.evaluate(
       PolicyQuery(
         subject: entering, isIngress: true, local: target.destination, remote: key.source, proto: key.proto,
         sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
+    if verdict.action == .allow { actions |= tables.policy.actionSlot(verdict) << 16 }
+    return (verdict, actions)
+  }
+
+  private func setActions(_ flow: UInt32, _ actions: UInt32) {
+    flows.setMark(flow, actions)
+    if flows[flow].reverse != FlowTable.none { flows.setMark(flows[flow].reverse, actions) }
   }
 
   @inline(__always) private func policyClass(_ interface: UInt32) -> UInt32 {
@@ -224,15 +240,15 @@ extension PacketPath {
     var icmp: UInt16 = 0
     if key.proto == IPProtocol.icmp { icmp = UInt16(ICMP.echoRequest) << 8 }
     if key.proto == IPProtocol.icmpv6 { icmp = UInt16(ICMP.echoRequest6) << 8 }
-    let verdict = judge(
+    let (verdict, actions) = judge(
       key, to: target, icmp: icmp, tcpFlags: key.proto == IPProtocol.tcp ? TCP.syn : 0, from: source,
       toward: destination)
     var flags: FlowFlags = verdict.isLogged ? .logged : []
     if verdict.action == .reject { flags.insert(.rejected) }
+    if actions != 0, verdict.action == .allow { flags.insert(.staged) }
     flows.setPolicy(
       flow, isDenied: verdict.action != .allow, rule: verdict.rule, generation: generation, flags: flags, now: now)
-    flows.setMark(forward, 0)
-    if reverse != FlowTable.none { flows.setMark(reverse, 0) }
+    setActions(forward, verdict.action == .allow ? actions : 0)
   }
 
   private static func icmp(_ packet: Packet) -> UInt16 {

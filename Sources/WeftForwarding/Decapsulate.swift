@@ -29,9 +29,9 @@ extension PacketPath {
         let length = min(stride, left)
         let tunnel = frame.bytes.advanced(offset)
         if outer.port == VXLAN.port {
-          openVXLAN(tunnel, length, id, outer.ecn, isSuper ? nil : frame, offset)
+          openVXLAN(tunnel, length, id, outer, isSuper ? nil : frame, offset)
         } else {
-          openMPLS(tunnel, length, id, outer.ecn, isSuper ? nil : frame, offset)
+          openMPLS(tunnel, length, id, outer, isSuper ? nil : frame, offset)
         }
         offset += length
         left -= length
@@ -41,7 +41,7 @@ extension PacketPath {
 
   /// `frame` is given where its virtio-net header speaks of the inner packet.
   private mutating func openVXLAN(
-    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ outer: OuterHeaders, _ frame: RxFrame?, _ offset: Int
   ) {
     guard length >= VXLAN.bytes else { return counters.dropped(.vxlanShort, interface, packets: 1) }
     guard at.u8(0) & 0x08 != 0 else { return counters.dropped(.vxlanFlags, interface, packets: 1) }
@@ -52,13 +52,13 @@ extension PacketPath {
     let ethernet = at.advanced(VXLAN.bytes)
     var packet = Packet(
       ethernet: ethernet, ip: ethernet.advanced(Ethernet.bytes), available: inner - Ethernet.bytes,
-      interface: interface, hasEthernet: true, outerECN: ecn)
+      interface: interface, hasEthernet: true, outerECN: outer.ecn)
     classify(&packet)
-    enter(packet, nexthop: number - 1, frame, offset + VXLAN.bytes + Ethernet.bytes)
+    enter(packet, nexthop: number - 1, frame, offset + VXLAN.bytes + Ethernet.bytes, outer)
   }
 
   private mutating func openMPLS(
-    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ outer: OuterHeaders, _ frame: RxFrame?, _ offset: Int
   ) {
     guard length >= MPLS.bytes else { return counters.dropped(.mplsShort, interface, packets: 1) }
     let entry = at.u32(0)
@@ -69,15 +69,21 @@ extension PacketPath {
     let inner = length - MPLS.bytes
     guard inner > 0 else { return counters.dropped(.mplsShort, interface, packets: 1) }
     var packet = Packet(
-      ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: ecn)
+      ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: outer.ecn)
+    packet.exp = UInt8(truncatingIfNeeded: entry >> 9) & 7
     // No Ethernet header says what it is; the first four bits do (RFC 3032 section 3.6 leaves it to the label).
     packet.etherType = ip.u8(0) >> 4 == 4 ? Ethernet.ipv4 : ip.u8(0) >> 4 == 6 ? Ethernet.ipv6 : 0
-    enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes)
+    enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes, outer)
   }
 
   /// Puts an inner packet into the VRF that its VNI or label leads to.
-  private mutating func enter(_ opened: Packet, nexthop id: UInt32, _ frame: RxFrame?, _ ipOffset: Int) {
+  private mutating func enter(
+    _ opened: Packet, nexthop id: UInt32, _ frame: RxFrame?, _ ipOffset: Int, _ outer: OuterHeaders
+  ) {
     var packet = opened
+    let shim = outer.port == VXLAN.port ? VXLAN.bytes + Ethernet.bytes : MPLS.bytes
+    packet.outerDSCP = outer.dscp
+    packet.overhead = UInt16(truncatingIfNeeded: outer.payload + shim)
     guard let nexthop = tables.nexthop(id) else { return drop(&packet, .nexthopInvalid) }
     switch nexthop.entry.kind {
     case .vrfTranslate:
@@ -116,6 +122,7 @@ private struct OuterHeaders {
   var payload = 0
   var payloadBytes = 0
   var ecn: UInt8 = 0
+  var dscp: UInt8 = 0
 
   /// Reads and checks; a reason to drop, or nil.
   mutating func read(_ frame: RxFrame, _ interface: EntryReference<InterfaceEntry>) -> DropReason? {
@@ -138,6 +145,7 @@ private struct OuterHeaders {
       guard Checksum.holds(ip.sum(0, count: ipHeader)) else { return .outerChecksum }
       proto = ip.u8(9)
       ecn = ip.u8(1) & ECN.mask
+      dscp = ip.u8(1) >> 2
     case Ethernet.ipv6:
       isV4 = false
       guard available >= IPv6.bytes else { return .outerShort }
@@ -148,6 +156,7 @@ private struct OuterHeaders {
       if ip.u8(6) == IPv6.fragment { return .outerFragment }
       proto = ip.u8(6)
       ecn = IPv6.trafficClass(ip) & ECN.mask
+      dscp = IPv6.trafficClass(ip) >> 2
     case Ethernet.vlan, Ethernet.serviceVLAN: return .vlanUnexpected
     default: return .notTunnel
     }

@@ -199,7 +199,7 @@ extension PacketPath {
       guard fast[index].ipBytes <= Int(interface.entry.mtu), tx.hasRoom(pieces: 2, bytes: 64) else { return false }
       deliverFast(index, nexthop, interface)
     case .vxlan, .mplsOverUDP:
-      guard !isFromFabric, nexthop.entry.underlayIsV4, nexthop.entry.isResolved, !nexthop.entry.fragments,
+      guard !isFromFabric, nexthop.entry.underlayIsV4, nexthop.entry.isResolved, nexthop.entry.isPlain,
         fast[index].ipBytes <= Int(nexthop.entry.mtu), tx.hasRoom(pieces: 2, bytes: 128)
       else { return false }
       encapsulateFast(index, path.label, nexthop)

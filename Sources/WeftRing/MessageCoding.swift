@@ -34,6 +34,7 @@ extension Command {
     case setNATPool, removeNATPool, setSourceNAT, removeSourceNAT, setStaticNAT, removeStaticNAT
     case setDestinationNAT, removeDestinationNAT, setService, removeService, setBackend, removeBackend
     case setAddressSet, removeAddressSet, setAddressSetMember, removeAddressSetMember, setRule, removeRule
+    case setPolicer, removePolicer, setClassifier, removeClassifier, setRemark, removeRemark
   }
 
   var kindValue: UInt16 {
@@ -75,6 +76,12 @@ extension Command {
       case .removeAddressSetMember: .removeAddressSetMember
       case .setRule: .setRule
       case .removeRule: .removeRule
+      case .setPolicer: .setPolicer
+      case .removePolicer: .removePolicer
+      case .setClassifier: .setClassifier
+      case .removeClassifier: .removeClassifier
+      case .setRemark: .setRemark
+      case .removeRemark: .removeRemark
       }
     return kind.rawValue
   }
@@ -126,6 +133,10 @@ extension Command {
     case .removeAddressSetMember(let set, let prefix):
       writer.put(set)
       writer.put(prefix)
+    case .setPolicer(let entry): writer.put(entry)
+    case .setClassifier(let entry): writer.put(entry)
+    case .setRemark(let entry): writer.put(entry)
+    case .removePolicer(let id), .removeClassifier(let id), .removeRemark(let id): writer.put(id)
     }
   }
 
@@ -180,6 +191,12 @@ extension Command {
           case .removeAddressSetMember: .removeAddressSetMember(set: try r.get("set"), prefix: try r.prefix("prefix"))
           case .setRule: .setRule(try r.rule())
           case .removeRule: .removeRule(id: try r.get("rule id"))
+          case .setPolicer: .setPolicer(try r.policer())
+          case .removePolicer: .removePolicer(id: try r.get("policer id"))
+          case .setClassifier: .setClassifier(try r.classifier())
+          case .removeClassifier: .removeClassifier(id: try r.get("classifier id"))
+          case .setRemark: .setRemark(try r.remark())
+          case .removeRemark: .removeRemark(id: try r.get("remark id"))
           }
         })
     } catch {
@@ -235,6 +252,11 @@ extension Completion {
       case .rule(let entry, let hits):
         writer.put(entry)
         writer.put(hits)
+      case .policer(let entry, let state):
+        writer.put(entry)
+        writer.put(state)
+      case .classifier(let entry): writer.put(entry)
+      case .remark(let entry): writer.put(entry)
       }
     }
   }
@@ -276,6 +298,11 @@ extension Completion {
       case .rules:
         let rule = try r.rule()
         entry = .rule(rule, hits: try r.get("hits"))
+      case .policers:
+        let policer = try r.policer()
+        entry = .policer(policer, try r.policerState())
+      case .classifiers: entry = .classifier(try r.classifier())
+      case .remarks: entry = .remark(try r.remark())
       }
       return .entry(sequence: sequence, entry)
     }

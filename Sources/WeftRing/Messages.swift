@@ -6,6 +6,7 @@ public enum TableName: UInt8, Sendable, CaseIterable {
   case vrfs, nexthops, labels, vnis, routes, bridge, flows
   case natPools, sourceNAT, staticNAT, destinationNAT, services, backends
   case addressSets, addressSetMembers, rules
+  case policers, classifiers, remarks
 }
 
 /// Agent to forwarder.
@@ -55,6 +56,12 @@ public enum Command: Hashable, Sendable {
   /// members at once. Who empties a set that a rule no longer refers to waits for a barrier in between.
   case setRule(RuleConfiguration)
   case removeRule(id: UInt32)
+  case setPolicer(PolicerConfiguration)
+  case removePolicer(id: UInt32)
+  case setClassifier(ClassifierConfiguration)
+  case removeClassifier(id: UInt32)
+  case setRemark(RemarkConfiguration)
+  case removeRemark(id: UInt32)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.
@@ -129,6 +136,9 @@ public enum TableEntry: Hashable, Sendable {
   case addressSetMember(AddressSetMember)
   /// `hits`: flows that the rule has decided on.
   case rule(RuleConfiguration, hits: UInt64)
+  case policer(PolicerConfiguration, PolicerState)
+  case classifier(ClassifierConfiguration)
+  case remark(RemarkConfiguration)
 
   /// The table it stands in.
   public var table: TableName {
@@ -150,6 +160,9 @@ public enum TableEntry: Hashable, Sendable {
     case .addressSet: .addressSets
     case .addressSetMember: .addressSetMembers
     case .rule: .rules
+    case .policer: .policers
+    case .classifier: .classifiers
+    case .remark: .remarks
     }
   }
 }

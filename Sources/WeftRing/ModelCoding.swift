@@ -22,6 +22,7 @@ extension SlotWriter {
     put(UInt8(tags.count))
     for tag in tags { put(tag) }
     put(entry.fatFlows)
+    put(entry.qos)
   }
 
   mutating func put(_ entry: VRFConfiguration) {
@@ -47,6 +48,7 @@ extension SlotWriter {
       put(tunnel.destinationMAC)
       put(tunnel.innerDestinationMAC)
       put(UInt8(tunnel.fragments ? 1 : 0))
+      putOptional(tunnel.outerDSCP)
     case .vrfTranslate(let vrf):
       put(UInt8(5))
       put(vrf)
@@ -126,6 +128,7 @@ extension SlotReader {
       id: id, role: role, port: port, device: device, mac: mac, vrf: vrf, mtu: mtu, addresses: addresses,
       flags: flags, tags: tags)
     interface.fatFlows = try fatFlows()
+    interface.qos = try interfaceQoS()
     return interface
   }
 
@@ -142,10 +145,11 @@ extension SlotReader {
       return NexthopConfiguration(
         id: id, action: .encap(interface: try get("interface"), destinationMAC: try mac("destination mac")))
     case 4:
-      let tunnel = TunnelConfiguration(
+      var tunnel = TunnelConfiguration(
         encapsulation: try option("encapsulation"), interface: try get("interface"), source: try address("source"),
         destination: try address("destination"), destinationMAC: try mac("destination mac"),
         innerDestinationMAC: try mac("inner destination mac"), fragments: try flag("fragments"))
+      tunnel.outerDSCP = try optional("outer dscp")
       return NexthopConfiguration(id: id, action: .tunnel(tunnel))
     case 5: return NexthopConfiguration(id: id, action: .vrfTranslate(vrf: try get("vrf")))
     case 6:

@@ -141,7 +141,8 @@ public struct FlowTimeouts: Equatable, Sendable {
   var listNext: UInt32
   var listPrevious: UInt32
   /// The number of the path that this direction's routed packets take, as long as `policyGeneration` is current; 0 where
-  /// it is to be looked up.
+  /// it is to be looked up. Of a staged flow: which rules do something to its packets (`PolicyReader.actionSlot`), that
+  /// of the one end in the lower half, that of the other in the upper.
   public var mark: UInt32
 
   /// An entry of a flow that has just begun.

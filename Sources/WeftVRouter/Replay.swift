@@ -158,13 +158,21 @@ public struct Replay {
     guard access(path, W_OK) == 0 else { throw ReplayError("--out \(path): \(SystemError.text(errno))") }
   }
 
+  private func policers() -> [ReplayReport.Policer] {
+    var rows: [ReplayReport.Policer] = []
+    _ = programmer.dump(.policers, cursor: 0, limit: .max) {
+      if case .policer(let policer, let state) = $0 { rows.append(ReplayReport.Policer(policer.id, state)) }
+    }
+    return rows.sorted { $0.id < $1.id }
+  }
+
   private func writeReport(_ output: String, _ path: borrowing PacketPath, _ now: UInt64) throws {
     let reader = try statistics.reader()
     var flows: [FlowRecord] = []
     _ = path.flows.dump(cursor: 0, limit: .max) { flows.append(flowRecord($0, 0, now)) }
     let report = ReplayReport(
       ports: Dictionary(uniqueKeysWithValues: ports.names.map { ($0.key, reader.interface($0.value)) }),
-      drops: reader.drops(), flows: flows, made: path.made)
+      drops: reader.drops(), flows: flows, made: path.made, policers: policers())
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }

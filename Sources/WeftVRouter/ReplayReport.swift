@@ -37,14 +37,46 @@ struct ReplayReport: Encodable {
     }
   }
 
+  struct Policer: Encodable {
+    let id: UInt32
+    let conformingPackets, conformingBytes, exceedingPackets, exceedingBytes: UInt64
+    let violatingPackets, violatingBytes: UInt64
+
+    init(_ id: UInt32, _ state: PolicerState) {
+      self.id = id
+      conformingPackets = state.conformingPackets
+      conformingBytes = state.conformingBytes
+      exceedingPackets = state.exceedingPackets
+      exceedingBytes = state.exceedingBytes
+      violatingPackets = state.violatingPackets
+      violatingBytes = state.violatingBytes
+    }
+
+    enum CodingKeys: String, CodingKey {
+      case id
+      case conformingPackets = "conforming-packets"
+      case conformingBytes = "conforming-bytes"
+      case exceedingPackets = "exceeding-packets"
+      case exceedingBytes = "exceeding-bytes"
+      case violatingPackets = "violating-packets"
+      case violatingBytes = "violating-bytes"
+    }
+  }
+
   let ports: [String: Port]
   /// Reasons that occurred.
   let drops: [String: UInt64]
   let flows: [Flow]
   /// Packets that the router made about those it dropped, if it did.
   let made: UInt64?
+  /// Left out where there are none.
+  let policers: [Policer]?
 
-  init(ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64) {
+  init(
+    ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64,
+    policers: [Policer]
+  ) {
+    self.policers = policers.isEmpty ? nil : policers
     self.made = made == 0 ? nil : made
     self.ports = ports.mapValues {
       Port(

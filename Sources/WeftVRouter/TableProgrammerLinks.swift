@@ -35,6 +35,8 @@ extension TableProgrammer {
       vrfs.use(new.vrf, 1)
       if let old { vrfs.use(old.configuration.vrf, -1) }
     }
+    countQoS(new, 1)
+    if let old { countQoS(old.configuration, -1) }
     if let old { countFatFlows(old.configuration, -1) }
     countFatFlows(new, 1)
     publish(new, capabilities)
@@ -66,6 +68,7 @@ extension TableProgrammer {
     }
     try checkTags(new)
     try checkFatFlows(new)
+    try checkQoS(new)
     try check(new.flags, new.id)
   }
 
@@ -108,6 +111,7 @@ extension TableProgrammer {
     entry.clampsMSS = interface.flags.contains(.clampMSS)
     entry.fatFlows = fatFlowList(interface)
     entry.isPlain = entry.isPlain && entry.fatFlows == nil
+    setQoS(&entry, interface)
     memory.publish(interface: interface.id, entry)
   }
 
@@ -117,6 +121,7 @@ extension TableProgrammer {
     ports.close(id)
     memory.publish(interface: id, nil)
     countFatFlows(entry.value.configuration, -1)
+    countQoS(entry.value.configuration, -1)
     replaceSubject(entry.value.subject, by: nil, isNew: true)
     if entry.value.configuration.role == .virtual { vrfs.use(entry.value.configuration.vrf, -1) }
     devices[entry.value.configuration.device] = nil
@@ -197,6 +202,9 @@ extension TableProgrammer {
       guard !tunnel.destinationMAC.isGroup, !tunnel.innerDestinationMAC.isGroup else {
         throw Refusal(.outOfRange, "nexthop \(new.id): a MAC address of a tunnel is a group's")
       }
+      if let dscp = tunnel.outerDSCP, dscp > 63 {
+        throw Refusal(.outOfRange, "nexthop \(new.id): DSCP \(dscp) has more than 6 bits")
+      }
     case .vrfTranslate(let vrf): try requireVRF(vrf)
     case .ecmp(let members): try check(members, of: new.id)
     }
@@ -270,6 +278,7 @@ extension TableProgrammer {
         interfaceMAC: fabric?.mac.bits ?? 0, mtu: fabric?.mtu ?? 0, source: tunnel.source,
         destination: tunnel.destination, nextHopMAC: tunnel.destinationMAC.bits,
         innerDestinationMAC: tunnel.innerDestinationMAC.bits, fragments: tunnel.fragments)
+      entry.outerDSCP = tunnel.outerDSCP ?? noMark
     case .vrfTranslate(let vrf):
       entry = NexthopEntry(kind: .vrfTranslate)
       entry.vrf = vrf

@@ -57,6 +57,10 @@ struct TablesFileBuilder {
   var sources: [String] = []
   private var vrfs: [UInt32: String] = [:]
   private var roles: [UInt32: InterfaceRole] = [:]
+  /// Policers, classifiers and marks by number: where each stands.
+  var policers: [UInt32: String] = [:]
+  var classifiers: [UInt32: String] = [:]
+  var marks: [UInt32: String] = [:]
   private var nexthops: [UInt32: NexthopConfiguration.Action] = [:]
 
   mutating func add(_ command: Command, _ node: TablesFileNode) {
@@ -68,12 +72,13 @@ struct TablesFileBuilder {
     let file = try root.object(keys: [
       "$schema", "limits", "vrfs", "interfaces", "nexthops", "labels", "vnis", "routes", "bridge",
       "nat-pools", "source-nat", "static-nat", "destination-nat", "services",
-      "address-sets", "rules",
+      "address-sets", "rules", "policers", "qos-classifiers", "qos-marks",
     ])
     if let schema = file.optional("$schema") { _ = try schema.text() }
     if let node = file.optional("limits") { try readLimits(node) }
     var names: [String: String] = [:]
     for node in try file.optional("vrfs")?.array() ?? [] { try readVRF(node, &names) }
+    try readQoS(file)
     var devices: [String: String] = [:]
     var interfacePaths: [UInt32: String] = [:]
     for node in try file.required("interfaces").array() { try readInterface(node, &interfacePaths, &devices) }
@@ -194,7 +199,8 @@ struct TablesFileBuilder {
     _ node: TablesFileNode, _ paths: inout [UInt32: String], _ devices: inout [String: String]
   ) throws(TablesFileError) {
     let object = try node.object(keys: [
-      "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags", "fat-flows",
+      "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags", "fat-flows", "ingress-policer",
+      "egress-policer", "qos-classifier", "qos-marks",
     ])
     let idNode = try object.required("id")
     let id = try index(idNode, limit: limits.interfaces, "interfaces")
@@ -214,6 +220,7 @@ struct TablesFileBuilder {
     if let mtu = object.optional("mtu") { interface.mtu = UInt16(try mtu.integer(68...65535)) }
     try readFlags(object, &interface)
     try readFatFlows(object, &interface)
+    try readQoS(object, &interface)
     switch role {
     case .virtual:
       try object.refuse(["addresses"], "only fabric interfaces have addresses; remove the key or set role to fabric")
@@ -253,7 +260,10 @@ struct TablesFileBuilder {
       case .discard, .receive: []
       case .encap: ["interface", "destination-mac"]
       case .tunnel:
-        ["encapsulation", "interface", "source", "destination", "destination-mac", "inner-destination-mac", "fragment"]
+        [
+          "encapsulation", "interface", "source", "destination", "destination-mac", "inner-destination-mac", "fragment",
+          "outer-dscp",
+        ]
       case .vrfTranslate: ["vrf"]
       case .ecmp: ["members"]
       }
@@ -338,6 +348,7 @@ struct TablesFileBuilder {
       tunnel.innerDestinationMAC = try inner.stationMAC()
     }
     if let fragment = object.optional("fragment") { tunnel.fragments = try fragment.flag() }
+    if let dscp = object.optional("outer-dscp") { tunnel.outerDSCP = UInt8(try dscp.integer(0...63)) }
     return tunnel
   }
 

@@ -60,6 +60,10 @@ struct InterfacesCommand: ParsableCommand {
       Column("drops") { .number($0.counters?.drops ?? 0) },
       Column("flags") { .list($0.configuration.flags.names.map { .text($0) }) },
       Column("tags") { .list($0.configuration.tags.map { .number($0) }) },
+      Column("ingress policer") { $0.configuration.qos.ingressPolicer.map(Value.number) ?? .nothing },
+      Column("egress policer") { $0.configuration.qos.egressPolicer.map(Value.number) ?? .nothing },
+      Column("QoS classifier") { $0.configuration.qos.classifier.map(Value.number) ?? .nothing },
+      Column("QoS marks") { $0.configuration.qos.remark.map(Value.number) ?? .nothing },
       Column("fat flows") { .list($0.configuration.fatFlows.map { .text(text(of: $0)) }) },
       Column("addresses") { .list($0.configuration.addresses.map { .described($0) }) },
     ]

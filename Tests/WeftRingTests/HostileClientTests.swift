@@ -206,8 +206,8 @@ import WeftWire
     func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count) }
     let v4: [UInt8] = zeros(8) + RawSocket.words([0x0A00_0001, 0x0000_FFFF])  // 10.0.0.1
     let mac: [UInt8] = [1, 0, 0, 0, 0, 2, 0, 0]
-    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, fat flows
-    let more = zeros(1)
+    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, fat flows, QoS
+    let more = zeros(5)
     let head = zeros(4)
     let rest = [0xDC, 0x05] + zeros(4)
     #expect(try reason(3, head + [0, 1] + rest + mac + [0, 0]).contains("interface role"))
@@ -230,6 +230,8 @@ import WeftWire
     #expect(try reason(3, unflagged + zeros(5) + [17] + zeros(100)).contains("fat flow count"))
     #expect(try reason(3, unflagged + zeros(5) + [1, 17, 0, 0, 3, 0]).contains("fat flow end"))
     #expect(try reason(3, unflagged + zeros(5) + [1, 17, 0, 0, 0, 2] + v4 + [31, 24]).contains("fat flow prefix"))
+    #expect(try reason(3, unflagged + zeros(6) + [2]).contains("ingress policer"))
+    #expect(try reason(3, unflagged + zeros(9) + [1, 0, 0, 0]).contains("remark"))
     // vrf: id, name
     #expect(try reason(5, head + [64] + zeros(64)).contains("vrf name"))
     #expect(try reason(5, head + [0xFF]).contains("vrf name"))
@@ -263,10 +265,10 @@ import WeftWire
     // rule: id, name, priority, direction, action, tag, VRF?, sets, prefixes?, protocol?, ports, …
     let start = head + [0] + zeros(4)
     let none = zeros(4) + [0]
-    #expect(try reason(35, start + [1, 1] + none + [0] + zeros(13)).hasPrefix("understood"))
-    #expect(try reason(35, start + [0, 1] + none + [0] + zeros(13)).contains("direction"))
-    #expect(try reason(35, start + [3, 1] + none + [0] + zeros(13)).contains("direction"))
-    #expect(try reason(35, start + [1, 4] + none + [0] + zeros(13)).contains("action"))
+    #expect(try reason(35, start + [1, 1] + none + [0] + zeros(14)).hasPrefix("understood"))
+    #expect(try reason(35, start + [0, 1] + none + [0] + zeros(14)).contains("direction"))
+    #expect(try reason(35, start + [3, 1] + none + [0] + zeros(14)).contains("direction"))
+    #expect(try reason(35, start + [1, 4] + none + [0] + zeros(14)).contains("action"))
     #expect(try reason(35, start + [1, 1] + none + [9] + zeros(49)).contains("set count"))
     #expect(try reason(35, start + [1, 1] + zeros(4) + [2] + zeros(14)).contains("vrf"))
     #expect(try reason(35, start + [1, 1] + none + [0, 0, 0, 0, 5] + zeros(30)).contains("source ports"))
