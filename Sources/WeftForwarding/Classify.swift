@@ -12,9 +12,11 @@ extension PacketPath {
     }
     let generation = tables.generation
     removals = flows.removals
+    let hasFatFlows = !tables.fatFlows.isEmpty
     for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
       if Self.mayBeError(batch[index]), followError(&batch[index]) { continue }
-      let flow = flows.find(batch[index].key, hash: batch[index].hash)
+      var flow = flows.find(batch[index].key, hash: batch[index].hash)
+      if hasFatFlows, flow == FlowTable.none { flow = findFat(&batch[index]) }
       if flow == FlowTable.none || !flows.track(flow, tcpFlags: Self.tcpFlags(batch[index]), now: now) {
         if isShared, passOn(&batch[index]) { continue }
         begin(&batch[index], generation, now)
@@ -34,9 +36,10 @@ extension PacketPath {
     if flows[flow].policyGeneration != generation { judgeAgain(flow, packet, generation, now) }
     packet.flow = flow
     let flags = flows[flow].flags
-    guard !flags.isDisjoint(with: [.denied, .nat]) else { return }
+    guard !flags.isDisjoint(with: [.denied, .nat, .staged]) else { return }
     if flags.contains(.denied) { return deny(&packet, isRejected: flags.contains(.rejected), now) }
-    rewrite(&packet, to: flows[flows[flow].reverse].key.reversed)
+    if flags.contains(.staged) { packet.actions = flows[flow].mark }
+    if flags.contains(.nat) { rewrite(&packet, to: flows[flows[flow].reverse].key.reversed) }
   }
 
   /// Drops what policy does not let pass; a rejected packet's sender is told.
@@ -75,16 +78,20 @@ extension PacketPath {
         guard packet.verdict == .forward, !packet.isOwn else { return }
         target = interface(behind: packet.path.nexthop, flow: FlowTable.none, hash: packet.hash)
       }
+      let isFat = translated == nil && !packet.fat.isWhole
+      if isFat, let flow = shared(packet) { return follow(flow, &packet, generation, now) }
       if dropsNewFlows(packet.interface &+ 1) || dropsNewFlows(target) {
         if let translated { nat.release(translated.reference) }
         return drop(&packet, .newFlow)
       }
       let source = packet.fromFabric ? 0 : packet.interface &+ 1
-      let verdict = judge(
+      let (verdict, actions) = judge(
         packet.key, to: key, icmp: Self.icmp(packet), tcpFlags: Self.tcpFlags(packet), from: source,
         toward: target)
       tables.policy.countHit(verdict)
       var flags: FlowFlags = verdict.isLogged ? .logged : []
+      if actions != 0 { flags.insert(.staged) }
+      packet.actions = actions
       if verdict.action != .allow { flags.formUnion(verdict.action == .reject ? [.denied, .rejected] : .denied) }
       let isDenied = flags.contains(.denied)
       let reverse = isDenied ? packet.key.reversed : key.reversed
@@ -92,18 +99,23 @@ extension PacketPath {
         if let translated { nat.release(translated.reference) }
         return drop(&packet, .handoverFull)
       }
-      let made =
-        isShared && isElsewhere(reverse)
-        ? .conflict
-        : flows.insert(
+      let made: FlowInsertion
+      if isFat {
+        made = insertFat(packet, flags, rule: verdict.rule, generation, now)
+      } else if isShared && isElsewhere(reverse) {
+        made = .conflict
+      } else {
+        made = flows.insert(
           forward: packet.key, forwardHash: packet.hash, reverse: reverse, flags: flags,
           tcpState: isDenied ? .none : tcpState, policyRule: verdict.rule, policyGeneration: generation,
           reference: isDenied ? FlowTable.noReference : translated?.reference ?? FlowTable.noReference, now: now)
+      }
       if isDenied, let translated { nat.release(translated.reference) }
       switch made {
       case .made(let flow):
         packet.flow = flow
-        if isShared { tell(flow, packet.key, reverse) }
+        if isShared, !isFat { tell(flow, packet.key, reverse) }
+        if actions != 0, !isDenied { setActions(flow, actions) }
       case .conflict where translated != nil && !isDenied:
         if let translated { nat.release(translated.reference) }
         attempt &+= 1
@@ -138,7 +150,8 @@ extension PacketPath {
   /// False for anything else, and where there is no such flow.
   private mutating func followError(_ packet: inout Packet) -> Bool {
     guard !packet.marks.contains(.itself), let (error, answers) = quoted(packet) else { return false }
-    let flow = flows.find(answers, hash: answers.hash(seed: seed))
+    var flow = flows.find(answers, hash: answers.hash(seed: seed))
+    if flow == FlowTable.none, !tables.fatFlows.isEmpty { flow = findFat(answers, of: packet) }
     guard flow != FlowTable.none else { return isShared && passOnError(&packet, answers) }
     let flags = flows[flow].flags
     if flags.contains(.denied) {
@@ -190,24 +203,36 @@ extension PacketPath {
   // MARK: policy
 
   /// What policy says of a flow: the rules for where it comes from, then those for where it goes. `target` is the key
-  /// after translation; interfaces are numbers plus one, 0 for none of ours.
+  /// after translation; interfaces are numbers plus one, 0 for none of ours. `actions`: which of the rules that let it
+  /// pass do something to its packets, as in `FlowEntry.mark`.
   func judge(
     _ key: FlowKey, to target: FlowKey, icmp: UInt16, tcpFlags: UInt8, from source: UInt32, toward destination: UInt32
-  ) -> PolicyVerdict {
+  ) -> (verdict: PolicyVerdict, actions: UInt32) {
     let leaving = policyClass(source)
+    var actions: UInt32 = 0
     if leaving != InterfaceEntry.noPolicy {
       let verdict = tables.policy.evaluate(
         PolicyQuery(
           subject: leaving, isIngress: false, local: key.source, remote: target.destination, proto: key.proto,
           sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
-      guard verdict.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else { return verdict }
+      if verdict.action == .allow { actions = tables.policy.actionSlot(verdict) }
+      guard verdict.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else {
+        return (verdict, actions)
+      }
     }
     let entering = policyClass(destination)
-    guard entering != InterfaceEntry.noPolicy else { return .allowed }
-    return tables.policy.evaluate(
+    guard entering != InterfaceEntry.noPolicy else { return (.allowed, 0) }
+    let verdict = tables.policy.evaluate(
       PolicyQuery(
         subject: entering, isIngress: true, local: target.destination, remote: key.source, proto: key.proto,
         sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
+    if verdict.action == .allow { actions |= tables.policy.actionSlot(verdict) << 16 }
+    return (verdict, actions)
+  }
+
+  private func setActions(_ flow: UInt32, _ actions: UInt32) {
+    flows.setMark(flow, actions)
+    if flows[flow].reverse != FlowTable.none { flows.setMark(flows[flow].reverse, actions) }
   }
 
   @inline(__always) private func policyClass(_ interface: UInt32) -> UInt32 {
@@ -221,13 +246,16 @@ extension PacketPath {
     let isForward = flows[flow].isForward || flows[flow].reverse == FlowTable.none
     let forward = isForward ? flow : flows[flow].reverse
     let reverse = flows[forward].reverse
-    let key = flows[forward].key
-    let target = reverse == FlowTable.none ? key : flows[reverse].key.reversed
+    // Of a flow of many sessions, this packet's stands for all.
+    let isFat = flows[forward].flags.contains(.fat)
+    let key = isFat ? (isForward ? packet.key : packet.key.reversed) : flows[forward].key
+    let isUnchanged = isFat || reverse == FlowTable.none
+    let target = isUnchanged ? key : flows[reverse].key.reversed
     let isLocal = !packet.fromFabric
     var source = packet.interface &+ 1
     var destination = source
     if !isForward || !isLocal {
-      let back = reverse == FlowTable.none ? key.reversed : flows[reverse].key
+      let back = isUnchanged ? key.reversed : flows[reverse].key
       source = self.target(of: key.reversed, flow: reverse, hash: back.hash(seed: seed)) ?? 0
     }
     if isForward || !isLocal {
@@ -236,15 +264,15 @@ extension PacketPath {
     var icmp: UInt16 = 0
     if key.proto == IPProtocol.icmp { icmp = UInt16(ICMP.echoRequest) << 8 }
     if key.proto == IPProtocol.icmpv6 { icmp = UInt16(ICMP.echoRequest6) << 8 }
-    let verdict = judge(
+    let (verdict, actions) = judge(
       key, to: target, icmp: icmp, tcpFlags: key.proto == IPProtocol.tcp ? TCP.syn : 0, from: source,
       toward: destination)
     var flags: FlowFlags = verdict.isLogged ? .logged : []
     if verdict.action == .reject { flags.insert(.rejected) }
+    if actions != 0, verdict.action == .allow { flags.insert(.staged) }
     flows.setPolicy(
       flow, isDenied: verdict.action != .allow, rule: verdict.rule, generation: generation, flags: flags, now: now)
-    flows.setMark(forward, 0)
-    if reverse != FlowTable.none { flows.setMark(reverse, 0) }
+    setActions(forward, verdict.action == .allow ? actions : 0)
   }
 
   private static func icmp(_ packet: Packet) -> UInt16 {

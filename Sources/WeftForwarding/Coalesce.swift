@@ -59,6 +59,7 @@ extension PacketPath {
 
   private func follows(_ packet: Packet, _ head: Packet, _ batch: Batch) -> Bool {
     guard packet.key == head.key, packet.payload == head.payload, packet.trafficClass == head.trafficClass,
+      packet.forwardingClass == head.forwardingClass,
       packet.link == head.link, packet.hasEthernet == head.hasEthernet, packet.path == head.path,
       packet.ipLength <= head.ipLength
     else { return false }

@@ -40,9 +40,9 @@ extension PacketPath {
       let length = min(stride, left)
       let tunnel = frame.bytes.advanced(offset)
       if outer.port == VXLAN.port {
-        openVXLAN(tunnel, length, id, outer.ecn, isSuper ? nil : frame, frame, offset)
+        openVXLAN(tunnel, length, id, outer, isSuper ? nil : frame, frame, offset)
       } else {
-        openMPLS(tunnel, length, id, outer.ecn, isSuper ? nil : frame, frame, offset)
+        openMPLS(tunnel, length, id, outer, isSuper ? nil : frame, frame, offset)
       }
       offset += length
       left -= length
@@ -68,7 +68,7 @@ extension PacketPath {
 
   /// `frame` is given where its virtio-net header speaks of the inner packet.
   private mutating func openVXLAN(
-    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ outer: RxFrame,
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ outer: OuterHeaders, _ frame: RxFrame?, _ whole: RxFrame,
     _ offset: Int
   ) {
     guard length >= VXLAN.bytes else { return counters.dropped(.vxlanShort, interface, packets: 1) }
@@ -80,15 +80,15 @@ extension PacketPath {
     let ethernet = at.advanced(VXLAN.bytes)
     var packet = Packet(
       ethernet: ethernet, ip: ethernet.advanced(Ethernet.bytes), available: inner - Ethernet.bytes,
-      interface: interface, hasEthernet: true, outerECN: ecn)
-    packet.outer = outer.bytes
+      interface: interface, hasEthernet: true, outerECN: outer.ecn)
+    packet.outer = whole.bytes
     packet.vni = at.u32(4) >> 8
     classify(&packet)
-    enter(packet, nexthop: number - 1, frame, offset + VXLAN.bytes + Ethernet.bytes)
+    enter(packet, nexthop: number - 1, frame, offset + VXLAN.bytes + Ethernet.bytes, outer)
   }
 
   private mutating func openMPLS(
-    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ outer: RxFrame,
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ outer: OuterHeaders, _ frame: RxFrame?, _ whole: RxFrame,
     _ offset: Int
   ) {
     guard length >= MPLS.bytes else { return counters.dropped(.mplsShort, interface, packets: 1) }
@@ -104,21 +104,27 @@ extension PacketPath {
       guard inner >= Ethernet.bytes else { return counters.dropped(.shortFrame, interface, packets: 1) }
       var packet = Packet(
         ethernet: ip, ip: ip.advanced(Ethernet.bytes), available: inner - Ethernet.bytes, interface: interface,
-        hasEthernet: true, outerECN: ecn)
-      packet.outer = outer.bytes
+        hasEthernet: true, outerECN: outer.ecn)
+      packet.outer = whole.bytes
       classify(&packet)
-      return enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes + Ethernet.bytes)
+      return enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes + Ethernet.bytes, outer)
     }
     var packet = Packet(
-      ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: ecn)
+      ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: outer.ecn)
+    packet.exp = UInt8(truncatingIfNeeded: entry >> 9) & 7
     // No Ethernet header says what it is; the first four bits do (RFC 3032 section 3.6 leaves it to the label).
     packet.etherType = ip.u8(0) >> 4 == 4 ? Ethernet.ipv4 : ip.u8(0) >> 4 == 6 ? Ethernet.ipv6 : 0
-    enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes)
+    enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes, outer)
   }
 
   /// Puts an inner packet into the VRF that its VNI or label leads to.
-  private mutating func enter(_ opened: Packet, nexthop id: UInt32, _ frame: RxFrame?, _ ipOffset: Int) {
+  private mutating func enter(
+    _ opened: Packet, nexthop id: UInt32, _ frame: RxFrame?, _ ipOffset: Int, _ outer: OuterHeaders
+  ) {
     var packet = opened
+    let shim = outer.port == VXLAN.port ? VXLAN.bytes + Ethernet.bytes : MPLS.bytes
+    packet.outerDSCP = outer.dscp
+    packet.overhead = UInt16(truncatingIfNeeded: outer.payload + shim)
     guard let nexthop = tables.nexthop(id) else { return drop(&packet, .nexthopInvalid) }
     switch nexthop.entry.kind {
     case .vrfTranslate, .l2Receive, .l3Receive:
@@ -165,6 +171,7 @@ private struct OuterHeaders {
   var payload = 0
   var payloadBytes = 0
   var ecn: UInt8 = 0
+  var dscp: UInt8 = 0
 
   /// Reads and checks; a reason to drop, or nil.
   mutating func read(_ frame: RxFrame, _ interface: EntryReference<InterfaceEntry>) -> DropReason? {
@@ -187,6 +194,7 @@ private struct OuterHeaders {
       guard Checksum.holds(ip.sum(0, count: ipHeader)) else { return .outerChecksum }
       proto = ip.u8(9)
       ecn = ip.u8(1) & ECN.mask
+      dscp = ip.u8(1) >> 2
     case Ethernet.ipv6:
       isV4 = false
       guard available >= IPv6.bytes else { return .outerShort }
@@ -197,6 +205,7 @@ private struct OuterHeaders {
       if ip.u8(6) == IPv6.fragment { return .outerFragment }
       proto = ip.u8(6)
       ecn = IPv6.trafficClass(ip) & ECN.mask
+      dscp = IPv6.trafficClass(ip) >> 2
     case Ethernet.vlan, Ethernet.serviceVLAN: return .vlanUnexpected
     default: return .notTunnel
     }

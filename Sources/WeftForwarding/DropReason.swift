@@ -77,6 +77,8 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case natExhausted
   case natUntranslatable
   case serviceNoBackend
+  // Quality of service
+  case policed
   // On the way out
   case mtuExceeded
   case gsoMalformed
@@ -160,6 +162,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
         "its addresses should be translated but cannot be: a fragment whose first one was not seen"
       )
     case .serviceNoBackend: ("service_no_backend", "the service has no backend that takes new flows")
+    case .policed: ("policed", "it violates the rate of a policer: an interface's or a rule's")
     case .mtuExceeded: ("mtu_exceeded", "the packet does not fit the MTU of where it goes")
     case .gsoMalformed: ("gso_malformed", "the segmentation or checksum request does not fit the packet")
     case .interfaceGone: ("interface_gone", "the interface it should leave by is not there")

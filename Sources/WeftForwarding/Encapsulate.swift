@@ -6,6 +6,7 @@ extension PacketPath {
   mutating func encapsulate(
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
+    setOuterMarks(&packet, nexthop, interface)
     let isSuper = packet.gso != VirtioNetHeader.gsoNone
     let segmentLength = isSuper ? packet.payload + packet.gsoBytes : packet.ipLength
     // MPLS of a bridge carries an Ethernet header, which the nexthop's MTU does not know of.
@@ -145,7 +146,7 @@ extension PacketPath {
       VXLAN.write(at, vni: packet.path.label)
       writeEthernet(at.advanced(VXLAN.bytes), packet, nexthop.entry.destinationMAC)
     } else {
-      MPLS.write(at, label: packet.path.label, ttl: 64)
+      MPLS.write(at, label: packet.path.label, trafficClass: packet.outerEXP, ttl: 64)
       if packet.link == .group { writeEthernet(at.advanced(MPLS.bytes), packet, 0) }
     }
   }
@@ -163,10 +164,10 @@ extension PacketPath {
     let udp: Bytes
     if nexthop.entry.underlayIsV4 {
       let total = UInt16(truncatingIfNeeded: IPv4.minimumBytes) &+ length
-      ip.set8(1, packet.trafficClass)
+      ip.set8(1, packet.outerTrafficClass)
       ip.set16(2, total)
       var sum =
-        nexthop.entry.outerSum &+ Checksum.addend(total) &+ Checksum.addend(UInt16(packet.trafficClass))
+        nexthop.entry.outerSum &+ Checksum.addend(total) &+ Checksum.addend(UInt16(packet.outerTrafficClass))
       if nexthop.entry.fragments {
         identification &+= 1
         ip.set16(4, UInt16(truncatingIfNeeded: identification))
@@ -175,7 +176,7 @@ extension PacketPath {
       ip.set16(10, Checksum.finish(sum))
       udp = ip.advanced(IPv4.minimumBytes)
     } else {
-      ip.set32(0, 0x6000_0000 | UInt32(packet.trafficClass) << 20 | entropy & 0xF_FFFF)
+      ip.set32(0, 0x6000_0000 | UInt32(packet.outerTrafficClass) << 20 | entropy & 0xF_FFFF)
       ip.set16(4, length)
       udp = ip.advanced(IPv6.bytes)
     }

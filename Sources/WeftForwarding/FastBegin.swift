@@ -31,10 +31,10 @@ extension PacketPath {
     guard isLocal || !isFromFabric, !isOpening || !interface.entry.clampsMSS && !source.entry.clampsMSS else {
       return false
     }
-    let verdict = judge(
+    let (verdict, actions) = judge(
       key, to: key, icmp: 0, tcpFlags: isOpening ? TCP.syn : 0, from: isFromFabric ? 0 : id &+ 1,
       toward: isLocal ? nexthop.entry.interface &+ 1 : 0)
-    guard verdict.isPlain else { return false }
+    guard verdict.isPlain, actions == 0 else { return false }
     let flow = flows.insertPlain(
       addresses: fast[index].addresses, transport: fast[index].transport, hash: fast[index].hash,
       tcpState: isOpening ? .synSent : .none, policyRule: verdict.rule, policyGeneration: generation, mark: number,

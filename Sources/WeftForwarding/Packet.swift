@@ -67,6 +67,17 @@ enum LinkDestination: UInt8 {
   /// `path` has been checked: it leads out.
   var isReady = false
   var outerECN: UInt8 = 0
+  /// What it came with: the tunnel's DSCP, the label's traffic class and the VLAN tag's priority, `noMark` without.
+  var outerDSCP: UInt8 = 0
+  var exp: UInt8 = noMark
+  var pcp: UInt8 = noMark
+  /// 0 to 15.
+  var forwardingClass: UInt8 = 0
+  /// What the tunnel that it leaves by gets: DS field and ECN, and the label's traffic class.
+  var outerTrafficClass: UInt8 = 0
+  var outerEXP: UInt8 = 0
+  /// Bytes of frame before the IP packet, of each segment: what policers count beside it.
+  var overhead = UInt16(Ethernet.bytes)
 
   /// The transport checksum is to be finished: its field holds the pseudo-header's sum.
   var needsChecksum: Bool
@@ -89,6 +100,10 @@ enum LinkDestination: UInt8 {
     vrf: 0, source: IPAddress(high: 0, low: 0), destination: IPAddress(high: 0, low: 0), proto: 0, sourcePort: 0,
     destinationPort: 0)
   var hash: UInt64 = 0
+  /// Which rules do something to it (`PolicyReader.actionSlot`): one in the lower half, one in the upper.
+  var actions: UInt32 = 0
+  /// What of its key counts, where its sessions share a flow.
+  var fat = FatFlowMask()
   /// The number of `path`, where it was found by address; else 0.
   var pathNumber: UInt32 = 0
   /// The entry of its direction; `FlowTable.none` for a packet without a flow.

@@ -16,6 +16,8 @@ import WeftWire
   public var flows: FlowTable
   /// This worker's ports for source NAT, and which backends clients had.
   public var nat: NATWorker
+  /// This worker's end of the policers.
+  public var policers = PolicerWorker()
   /// Ports of packets that come in fragments.
   var fragments: FragmentTable
   /// Seed of the flow hash, which also chooses tunnels' source ports.
@@ -96,12 +98,16 @@ import WeftWire
       receive(frames, from: done, id, interface)
     }
     parse()
+    if interface.entry.classifier != 0 { classifyService(interface.entry.classifier) }
     if isShared { own(now) }
     if interface.entry.isFabric { coalesce() }
+    if interface.entry.ingressPolicer != 0 { policeIngress(interface.entry.ingressPolicer) }
     classify(now)
+    if !tables.policy.hasNoActions { enact() }
     route()
     transmit(now)
     tag()
+    policers.close()
   }
 
   /// Ends a packet's way.

@@ -200,14 +200,7 @@ extension PacketPath {
     }
     guard merged != inner else { return true }
     packet.trafficClass = packet.trafficClass & ~ECN.mask | merged
-    if packet.isV4 {
-      let old = packet.ip.u16(0)
-      let new = old & 0xFF00 | UInt16(packet.trafficClass)
-      packet.ip.set16(0, new)
-      packet.ip.set16(10, Checksum.updated(packet.ip.u16(10), from: old, to: new))
-    } else {
-      IPv6.setTrafficClass(packet.ip, packet.trafficClass)
-    }
+    Self.setTrafficClass(packet, packet.trafficClass)
     return true
   }
 }

@@ -24,6 +24,16 @@ extension PacketPath {
           drop(&batch[index], .interfaceGone)
           continue
         }
+        if interface.entry.remark != 0 { remark(&batch[index], by: interface.entry.remark) }
+        if interface.entry.egressPolicer != 0, !batch[index].isOwn {
+          let overhead =
+            nexthop.entry.kind == .encap
+            ? Ethernet.bytes : nexthop.entry.outerBytes &+ Self.shimBytes(nexthop, batch[index])
+          police(
+            &batch[index], by: interface.entry.egressPolicer, overhead: overhead,
+            following: batch.count &- 1 &- index)
+          guard batch[index].verdict == .forward else { continue }
+        }
         if clamps && comesClamped(batch[index]) || interface.entry.clampsMSS {
           clamp(batch[index], mtu: Int(nexthop.entry.kind == .encap ? interface.entry.mtu : nexthop.entry.mtu))
         }
@@ -57,7 +67,9 @@ extension PacketPath {
     flows.count(
       packet.flow, bytes: wireBytes(packet, batch), packets: packet.segments, nexthop: packet.path.nexthop, now: now)
     // The next ones of the flow need not look it up (FastPath.swift).
-    if packet.link == .router, flows[packet.flow].mark != packet.pathNumber {
+    if packet.link == .router, flows[packet.flow].mark != packet.pathNumber,
+      !flows[packet.flow].flags.contains(.staged)
+    {
       flows.setMark(packet.flow, packet.pathNumber)
     }
   }

@@ -35,6 +35,7 @@ extension Command {
     case setDestinationNAT, removeDestinationNAT, setService, removeService, setBackend, removeBackend
     case setAddressSet, removeAddressSet, setAddressSetMember, removeAddressSetMember, setRule, removeRule
     case setNeighbor, removeNeighbor
+    case setPolicer, removePolicer, setClassifier, removeClassifier, setRemark, removeRemark
   }
 
   var kindValue: UInt16 {
@@ -78,6 +79,12 @@ extension Command {
       case .removeRule: .removeRule
       case .setNeighbor: .setNeighbor
       case .removeNeighbor: .removeNeighbor
+      case .setPolicer: .setPolicer
+      case .removePolicer: .removePolicer
+      case .setClassifier: .setClassifier
+      case .removeClassifier: .removeClassifier
+      case .setRemark: .setRemark
+      case .removeRemark: .removeRemark
       }
     return kind.rawValue
   }
@@ -133,6 +140,10 @@ extension Command {
     case .removeNeighbor(let vrf, let address):
       writer.put(vrf)
       writer.put(address)
+    case .setPolicer(let entry): writer.put(entry)
+    case .setClassifier(let entry): writer.put(entry)
+    case .setRemark(let entry): writer.put(entry)
+    case .removePolicer(let id), .removeClassifier(let id), .removeRemark(let id): writer.put(id)
     }
   }
 
@@ -189,6 +200,12 @@ extension Command {
           case .removeRule: .removeRule(id: try r.get("rule id"))
           case .setNeighbor: .setNeighbor(try r.neighbor())
           case .removeNeighbor: .removeNeighbor(vrf: try r.get("vrf"), address: try r.address("address"))
+          case .setPolicer: .setPolicer(try r.policer())
+          case .removePolicer: .removePolicer(id: try r.get("policer id"))
+          case .setClassifier: .setClassifier(try r.classifier())
+          case .removeClassifier: .removeClassifier(id: try r.get("classifier id"))
+          case .setRemark: .setRemark(try r.remark())
+          case .removeRemark: .removeRemark(id: try r.get("remark id"))
           }
         })
     } catch {
@@ -247,6 +264,11 @@ extension Completion {
         writer.put(entry)
         writer.put(hits)
       case .neighbor(let entry): writer.put(entry)
+      case .policer(let entry, let state):
+        writer.put(entry)
+        writer.put(state)
+      case .classifier(let entry): writer.put(entry)
+      case .remark(let entry): writer.put(entry)
       }
     }
   }
@@ -291,6 +313,11 @@ extension Completion {
         let rule = try r.rule()
         entry = .rule(rule, hits: try r.get("hits"))
       case .neighbors: entry = .neighbor(try r.neighbor())
+      case .policers:
+        let policer = try r.policer()
+        entry = .policer(policer, try r.policerState())
+      case .classifiers: entry = .classifier(try r.classifier())
+      case .remarks: entry = .remark(try r.remark())
       }
       return .entry(sequence: sequence, entry)
     }

@@ -7,6 +7,7 @@ public enum TableName: UInt8, Sendable, CaseIterable {
   case natPools, sourceNAT, staticNAT, destinationNAT, services, backends
   case addressSets, addressSetMembers, rules
   case neighbors
+  case policers, classifiers, remarks
 }
 
 /// Agent to forwarder.
@@ -58,6 +59,12 @@ public enum Command: Hashable, Sendable {
   case removeRule(id: UInt32)
   case setNeighbor(NeighborConfiguration)
   case removeNeighbor(vrf: UInt32, address: IPAddress)
+  case setPolicer(PolicerConfiguration)
+  case removePolicer(id: UInt32)
+  case setClassifier(ClassifierConfiguration)
+  case removeClassifier(id: UInt32)
+  case setRemark(RemarkConfiguration)
+  case removeRemark(id: UInt32)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.
@@ -133,6 +140,9 @@ public enum TableEntry: Hashable, Sendable {
   /// `hits`: flows that the rule has decided on.
   case rule(RuleConfiguration, hits: UInt64)
   case neighbor(NeighborConfiguration)
+  case policer(PolicerConfiguration, PolicerState)
+  case classifier(ClassifierConfiguration)
+  case remark(RemarkConfiguration)
 
   /// The table it stands in.
   public var table: TableName {
@@ -155,6 +165,9 @@ public enum TableEntry: Hashable, Sendable {
     case .addressSetMember: .addressSetMembers
     case .rule: .rules
     case .neighbor: .neighbors
+    case .policer: .policers
+    case .classifier: .classifiers
+    case .remark: .remarks
     }
   }
 }

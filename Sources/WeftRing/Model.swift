@@ -74,6 +74,9 @@ public struct InterfaceConfiguration: Hashable, Sendable {
   public var vlan: VLANConfiguration?
   /// With the flag `learning`: how many MAC addresses are learned behind it.
   public var macLimit: UInt32
+  /// virtual: which of its sessions share flows.
+  public var fatFlows: [FatFlow] = []
+  public var qos = InterfaceQoS()
 
   public init(
     id: UInt32, role: InterfaceRole, port: PortKind, device: String, mac: MACAddress, vrf: UInt32 = 0,
@@ -145,6 +148,8 @@ public struct TunnelConfiguration: Hashable, Sendable {
   /// What does not fit the underlay's MTU and must not be refused (IPv4 without DF, IPv6 up to 1280 bytes) goes in
   /// fragments of the outer packet, and the underlay may fragment that too: over IPv4 it has no DF.
   public var fragments: Bool
+  /// The outer header's DSCP (0...63); nil copies the packet's own (RFC 2983: pipe and uniform model).
+  public var outerDSCP: UInt8?
 
   public init(
     encapsulation: Encapsulation, interface: UInt32, source: IPAddress, destination: IPAddress,

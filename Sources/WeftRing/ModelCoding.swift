@@ -23,6 +23,8 @@ extension SlotWriter {
     for tag in tags { put(tag) }
     put(entry.vlan)
     put(entry.macLimit)
+    put(entry.fatFlows)
+    put(entry.qos)
   }
 
   mutating func put(_ entry: VRFConfiguration) {
@@ -50,6 +52,7 @@ extension SlotWriter {
       put(tunnel.destinationMAC)
       put(tunnel.innerDestinationMAC)
       put(UInt8(tunnel.fragments ? 1 : 0))
+      putOptional(tunnel.outerDSCP)
     case .vrfTranslate(let vrf):
       put(UInt8(5))
       put(vrf)
@@ -141,9 +144,12 @@ extension SlotReader {
     var tags: [UInt32] = []
     for _ in 0..<tagCount { tags.append(try get("tag")) }
     let vlan = try vlan()
-    return InterfaceConfiguration(
+    var interface = InterfaceConfiguration(
       id: id, role: role, port: port, device: device, mac: mac, vrf: vrf, mtu: mtu, addresses: addresses,
       flags: flags, tags: tags, vlan: vlan, macLimit: try get("mac limit"))
+    interface.fatFlows = try fatFlows()
+    interface.qos = try interfaceQoS()
+    return interface
   }
 
   mutating func vrf() throws(SlotFault) -> VRFConfiguration {
@@ -163,10 +169,11 @@ extension SlotReader {
       return NexthopConfiguration(
         id: id, action: .encap(interface: try get("interface"), destinationMAC: try mac("destination mac")))
     case 4:
-      let tunnel = TunnelConfiguration(
+      var tunnel = TunnelConfiguration(
         encapsulation: try option("encapsulation"), interface: try get("interface"), source: try address("source"),
         destination: try address("destination"), destinationMAC: try mac("destination mac"),
         innerDestinationMAC: try mac("inner destination mac"), fragments: try flag("fragments"))
+      tunnel.outerDSCP = try optional("outer dscp")
       return NexthopConfiguration(id: id, action: .tunnel(tunnel))
     case 5: return NexthopConfiguration(id: id, action: .vrfTranslate(vrf: try get("vrf")))
     case 6:

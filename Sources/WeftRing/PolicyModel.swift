@@ -130,18 +130,19 @@ public struct RuleConfiguration: Hashable, Sendable {
   public var tcpFlagsValue: UInt8
   /// The flow is reported.
   public var isLogged: Bool
-  /// The mirror session that gets a copy of the flow's packets; 0 for none. Kept, without effect so far, as are `isLogged`
-  /// and `dscp`.
+  /// The mirror session that gets a copy of the flow's packets; 0 for none. Kept, without effect so far, as is `isLogged`.
   public var mirror: UInt16
-  /// What the flow's packets are marked with (0...63).
+  /// What the flow's packets, of both directions, are marked with (0...63).
   public var dscp: UInt8?
+  /// The policer that meters the packets, of both directions, of all flows that the rule allows.
+  public var policer: UInt32?
 
   public init(
     id: UInt32, name: String = "", priority: UInt32, direction: RuleDirection, action: RuleAction, tag: UInt32 = 0,
     vrf: UInt32? = nil, remoteSets: [UInt32] = [], remotePrefix: IPPrefix? = nil, localPrefix: IPPrefix? = nil,
     proto: UInt8? = nil, sourcePorts: [ClosedRange<UInt16>] = [], destinationPorts: [ClosedRange<UInt16>] = [],
     icmpType: UInt8? = nil, icmpCode: UInt8? = nil, tcpFlagsMask: UInt8 = 0, tcpFlagsValue: UInt8 = 0,
-    isLogged: Bool = false, mirror: UInt16 = 0, dscp: UInt8? = nil
+    isLogged: Bool = false, mirror: UInt16 = 0, dscp: UInt8? = nil, policer: UInt32? = nil
   ) {
     self.id = id
     self.name = name
@@ -163,5 +164,6 @@ public struct RuleConfiguration: Hashable, Sendable {
     self.isLogged = isLogged
     self.mirror = mirror
     self.dscp = dscp
+    self.policer = policer
   }
 }

@@ -39,14 +39,15 @@ extension SlotWriter {
     put(UInt8(rule.isLogged ? 1 : 0))
     put(rule.mirror)
     putOptional(rule.dscp)
+    putOptional(rule.policer)
   }
 
-  private mutating func putOptional<T: FixedWidthInteger>(_ value: T?) {
+  mutating func putOptional<T: FixedWidthInteger>(_ value: T?) {
     put(UInt8(value == nil ? 0 : 1))
     if let value { put(value) }
   }
 
-  private mutating func putOptional(_ prefix: IPPrefix?) {
+  mutating func putOptional(_ prefix: IPPrefix?) {
     put(UInt8(prefix == nil ? 0 : 1))
     if let prefix { put(prefix) }
   }
@@ -90,10 +91,11 @@ extension SlotReader {
     rule.isLogged = try flag("log")
     rule.mirror = try get("mirror")
     rule.dscp = try optional("dscp")
+    rule.policer = try optional("policer")
     return rule
   }
 
-  private mutating func optional<T: FixedWidthInteger>(_ what: StaticString) throws(SlotFault) -> T? {
+  mutating func optional<T: FixedWidthInteger>(_ what: StaticString) throws(SlotFault) -> T? {
     try flag(what) ? try get(what) : nil
   }
 

@@ -23,6 +23,14 @@ import WeftWire
 
   /// TCP's maximum segment size is lowered to what fits.
   public var clampsMSS = false
+  /// Policers of what comes in and of what goes out, by number; 0 for none.
+  public var ingressPolicer: UInt32 = 0
+  public var egressPolicer: UInt32 = 0
+  /// The classifier of what comes in and the marks of what goes out, by number; 0 for none.
+  public var classifier: UInt32 = 0
+  public var remark: UInt32 = 0
+  /// Which of its sessions share flows.
+  public var fatFlows: FatFlowList?
   /// Packets from and to it are forwarded and nothing else: they may go the short way.
   public var isPlain = true
   /// What holds for packets that come in by it; empty for most.
@@ -135,6 +143,10 @@ import WeftWire
   public var fragments = false
   /// Tunnels: bytes of outer IP packet that fit.
   public var linkMTU: UInt16 = 0
+  /// Tunnels: the outer header's DSCP; `noMark` for the packet's own.
+  public var outerDSCP: UInt8 = noMark
+  /// Tunnels: outer headers are as they are for most, and the packet may go the short way.
+  public var isPlain: Bool { !fragments && outerDSCP == noMark }
   /// ecmp: between which paths flows are divided.
   public var members: MemberTable?
   /// multicast: where copies go.

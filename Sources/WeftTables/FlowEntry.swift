@@ -29,6 +29,8 @@ import WeftWire
   /// Of one direction: its next packet, if it is a TCP segment with nothing but ACK and PSH or not TCP, changes nothing
   /// but counters.
   @inlinable public static var steady: FlowFlags { FlowFlags(rawValue: 4096) }
+  /// Many sessions' (`FatFlowMask`): its keys are cut, and TCP's state is not followed.
+  @inlinable public static var fat: FlowFlags { FlowFlags(rawValue: 8192) }
 
   /// What `FlowTable.setPolicy` sets.
   static var ofPolicy: FlowFlags { [.denied, .rejected, .mirrored, .logged, .staged] }
@@ -49,6 +51,11 @@ import WeftWire
   case other
   /// A flow that policy denies is remembered for this long.
   case denied
+
+  /// Of a flow of many sessions: of TCP's, whose ends nobody sees, as long as of one that is established.
+  public static func fat(proto: UInt8) -> FlowTimeout {
+    proto == IPProtocol.tcp ? .tcpEstablished : first(proto: proto)
+  }
 
   /// Before anything but the first packet has been seen.
   public static func first(proto: UInt8) -> FlowTimeout {
@@ -112,7 +119,8 @@ public struct FlowTimeouts: Equatable, Sendable {
   /// The policy's generation in which the flow was judged last.
   public var policyGeneration: UInt32
   /// The number of the path that this direction's routed packets take, as long as `policyGeneration` is current; 0 where
-  /// it is to be looked up.
+  /// it is to be looked up. Of a staged flow: which rules do something to its packets (`PolicyReader.actionSlot`), that
+  /// of the one end in the lower half, that of the other in the upper.
   public var mark: UInt32
   public var flags: FlowFlags
   @usableFromInline var tcp: UInt8

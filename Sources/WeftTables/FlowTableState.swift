@@ -87,7 +87,8 @@ extension FlowTable {
   private mutating func restore(_ forward: UInt32, _ now: UInt64) {
     var state = unsafe entries[Int(forward)].tcpState
     let proto = unsafe entries[Int(forward)].key.proto
-    if proto == IPProtocol.tcp, state == .none {
+    let isFat = unsafe entries[Int(forward)].flags.contains(.fat)
+    if proto == IPProtocol.tcp, state == .none, !isFat {
       state = .pickedUp
       both(forward) { $0.tcp = TCPState.pickedUp.rawValue }
     }
@@ -95,7 +96,8 @@ extension FlowTable {
     clear(forward, .replied)
     settle(forward)
     if state.isEstablished { establish(forward) }
-    setTimeout(forward, state == .none ? FlowTimeout.first(proto: proto) : state.timeout, now)
+    let kind = isFat ? FlowTimeout.fat(proto: proto) : FlowTimeout.first(proto: proto)
+    setTimeout(forward, state == .none ? kind : state.timeout, now)
   }
 
   private mutating func establish(_ forward: UInt32) {

@@ -75,6 +75,22 @@ import WeftWire
   }
 }
 
+/// What a rule does to the packets of the flows that it allows. 64 bits: policer 32, DSCP with bit 7 set 8.
+@frozen public struct PolicyActions: Hashable, Sendable {
+  @usableFromInline let bits: UInt64
+
+  init(bits: UInt64) { self.bits = bits }
+
+  init(policer: UInt32, dscp: UInt8) {
+    bits = UInt64(policer) | (dscp > 63 ? 0 : UInt64(0x80 | dscp) << 32)
+  }
+
+  /// A policer's number; 0 for none.
+  public var policer: UInt32 { UInt32(truncatingIfNeeded: bits) }
+  /// `PolicyRule.keepDSCP` for none.
+  public var dscp: UInt8 { bits >> 39 & 1 == 0 ? PolicyRule.keepDSCP : UInt8(truncatingIfNeeded: bits >> 32) & 0x3F }
+}
+
 /// 256 rules' bits.
 typealias PolicyBlock = SIMD4<UInt64>
 
@@ -129,6 +145,22 @@ typealias PolicyBlock = SIMD4<UInt64>
   let v4: AddressIntervalsReader<UInt32>
   let v6: AddressIntervalsReader<UInt128>
   let hits: UnsafeMutablePointer<Atomic<UInt64>>
+  let actions: UnsafeMutableRawPointer
+  let slots: Int
+
+  /// No rule does anything to packets but to let them pass or not.
+  public var hasNoActions: Bool { unsafe weft_load_relaxed_u32(place + 12) == 0 }
+
+  /// What a rule does to its flows' packets: `slot` is one below `actionSlot`.
+  @inline(__always) public func actions(_ slot: UInt32) -> PolicyActions {
+    PolicyActions(bits: Int(slot) < slots ? unsafe weft_load_relaxed_u64(actions + Int(slot) &* 8) : 0)
+  }
+
+  /// The slot of a rule that does something to packets, plus one; 0 for any other.
+  @inline(__always) public func actionSlot(_ verdict: PolicyVerdict) -> UInt32 {
+    guard verdict.slot != .max, actions(verdict.slot).bits != 0 else { return 0 }
+    return verdict.slot &+ 1
+  }
 
   /// Grows with each change after which a verdict may be another one. A flow keeps the generation that was read before
   /// it was judged; where that is not the current one, it is judged again.

@@ -46,12 +46,20 @@ public struct PolicyRule: Hashable, Sendable {
   /// What the flow's packets are marked with, 0...63; `keepDSCP` leaves them as they are.
   public var dscp: UInt8 = PolicyRule.keepDSCP
 
+  /// The number of the policer that meters the packets of all its flows; 0 for none.
+  public var policer: UInt32 = 0
+
   public init(id: UInt32, priority: UInt32, isIngress: Bool, action: PolicyAction, tag: UInt32 = 0) {
     self.id = id
     self.priority = priority
     self.isIngress = isIngress
     self.action = action
     self.tag = tag
+  }
+
+  /// What is done to the packets of its flows.
+  var actions: PolicyActions {
+    action == .allow ? PolicyActions(policer: policer, dscp: dscp) : PolicyActions(policer: 0, dscp: Self.keepDSCP)
   }
 
   /// Protocols with 16-bit ports in their first four bytes: TCP, UDP, SCTP, DCCP, UDP-Lite.

@@ -39,11 +39,15 @@ public enum PolicyLimit: Error, Sendable, Equatable {
   public static let maximumRules = 1 << 14
 
   public let capacity: Int
+  /// Rules have a slot each, and those that are gone keep theirs as long as some worker may have them in its hands.
+  private let slots: Int
   private let epochs: Epochs
   private let addresses: PolicyAddresses
-  /// Snapshot (8 bytes), generation (4 bytes).
+  /// Snapshot (8 bytes), generation (4 bytes), rules with actions (4 bytes).
   private let place: Mapping
   private let hits: UnsafeMutablePointer<Atomic<UInt64>>
+  /// `PolicyActions` by rule, as it is in force.
+  private let actions: Mapping
   private var entries: [Entry?] = []
   private var freeEntries: [Int] = []
   private var numbers: [UInt32: Int] = [:]
@@ -78,8 +82,10 @@ public enum PolicyLimit: Error, Sendable, Equatable {
     self.epochs = epochs
     addresses = PolicyAddresses(epochs: epochs)
     place = try Mapping(anonymous: 64, what: "policy")
-    unsafe hits = .allocate(capacity: max(rules, 1))
-    for index in 0..<rules { unsafe (hits + index).initialize(to: Atomic(0)) }
+    slots = max(rules, 1) * 2
+    actions = try Mapping(anonymous: slots * 8, what: "rules' actions")
+    unsafe hits = .allocate(capacity: slots)
+    for index in 0..<slots { unsafe (hits + index).initialize(to: Atomic(0)) }
     egress = PolicySideCompiler([], setLimit: 0, subjects: 16, classes: 64)
     ingress = PolicySideCompiler([], setLimit: 0, subjects: 16, classes: 64)
     unsafe snapshot = .allocate(capacity: 2)
@@ -101,7 +107,9 @@ public enum PolicyLimit: Error, Sendable, Equatable {
   }
 
   public var reader: PolicyReader {
-    unsafe PolicyReader(place: place.base, v4: addresses.v4.reader, v6: addresses.v6.reader, hits: hits)
+    unsafe PolicyReader(
+      place: place.base, v4: addresses.v4.reader, v6: addresses.v6.reader, hits: hits, actions: actions.base,
+      slots: slots)
   }
 
   public var generation: UInt32 { unsafe weft_load_relaxed_u32(place.base + 8) }
@@ -113,7 +121,9 @@ public enum PolicyLimit: Error, Sendable, Equatable {
   /// Sets a rule, which is in force after `commit`. Its sets are there.
   public func set(_ rule: PolicyRule) throws(PolicyLimit) {
     let old = numbers[rule.id]
-    guard old != nil || numbers.count < capacity else { throw .rules(capacity) }
+    guard old != nil || numbers.count < capacity && (entries.count < slots || !freeEntries.isEmpty) else {
+      throw .rules(capacity)
+    }
     let new = Self.edges(of: rule)
     if let old, let entry = entries[old] { count(Self.edges(of: entry.rule), -1) }
     guard edges.count + new.count(where: { edges[$0] == nil }) <= Self.maximumPortBoundaries else {
@@ -310,6 +320,7 @@ public enum PolicyLimit: Error, Sendable, Equatable {
     let sorted = entries.indices.compactMap { number in
       entries[number].map { (order: UInt64($0.rule.priority) << 32 | UInt64($0.rule.id), number: number) }
     }.sorted { $0.order < $1.order }
+    publishActions()
     let oldEgress = egress
     let oldIngress = ingress
     egress = side(isIngress: false, sorted.map(\.number))
@@ -322,6 +333,16 @@ public enum PolicyLimit: Error, Sendable, Equatable {
     epochs.retire {
       withExtendedLifetime((oldEgress, oldIngress)) { unsafe old.deallocate() }
     }
+  }
+
+  private func publishActions() {
+    var count: UInt32 = 0
+    for (number, entry) in entries.enumerated() {
+      let bits = entry?.rule.actions.bits ?? 0
+      if bits != 0 { count += 1 }
+      unsafe weft_store_release_u64(actions.base + number * 8, bits)
+    }
+    unsafe weft_store_release_u32(place.base + 12, count)
   }
 
   private func side(isIngress: Bool, _ sorted: [Int]) -> PolicySideCompiler {

@@ -22,6 +22,11 @@ import WeftWire
   public let policy: PolicyReader
   /// The router's own addresses.
   public let gateways: GatewayReader
+  /// Which VRFs have interfaces whose sessions share flows.
+  public let fatFlows: FatFlowReader
+  public let policers: PolicerReader
+  let classifiers: PointerTableReader
+  let remarks: PointerTableReader
 
   @inlinable @inline(__always) public func interface(_ id: UInt32) -> EntryReference<InterfaceEntry>? {
     guard let raw = unsafe interfaces[id] else { return nil }
@@ -30,6 +35,18 @@ import WeftWire
 
   @inlinable @inline(__always) public func nexthop(_ id: UInt32) -> EntryReference<NexthopEntry>? {
     guard let raw = unsafe nexthops[id] else { return nil }
+    return unsafe EntryReference(raw)
+  }
+
+  /// By number; 0 is none.
+  public func classifier(_ number: UInt32) -> EntryReference<ClassifierEntry>? {
+    guard number != 0, let raw = unsafe classifiers[number &- 1] else { return nil }
+    return unsafe EntryReference(raw)
+  }
+
+  /// By number; 0 is none.
+  @inline(__always) public func remark(_ number: UInt32) -> EntryReference<RemarkEntry>? {
+    guard number != 0, let raw = unsafe remarks[number &- 1] else { return nil }
     return unsafe EntryReference(raw)
   }
 
@@ -103,6 +120,10 @@ public final class TableMemory: @unchecked Sendable {
   public let nat: NATMemory
   public let policy: PolicyTable
   public let gateways: GatewayTable
+  public let fatFlows: FatFlowVRFs
+  public let policers: PolicerTable
+  private let classifiers: PointerTable
+  private let remarks: PointerTable
 
   public init(sizes: TableSizes, workers: Int) throws(SystemError) {
     self.sizes = sizes
@@ -121,6 +142,10 @@ public final class TableMemory: @unchecked Sendable {
     nat = try NATMemory(vrfs: sizes.vrfs, epochs: epochs, workers: workers)
     policy = try PolicyTable(rules: PolicyTable.maximumRules, epochs: epochs)
     gateways = try GatewayTable(vrfs: sizes.vrfs, epochs: epochs)
+    fatFlows = try FatFlowVRFs(vrfs: sizes.vrfs)
+    policers = try PolicerTable(workers: workers, epochs: epochs)
+    classifiers = try PointerTable(capacity: QoSTables.capacity, what: "classifiers")
+    remarks = try PointerTable(capacity: QoSTables.capacity, what: "marks")
   }
 
   public var reader: Tables {
@@ -128,12 +153,16 @@ public final class TableMemory: @unchecked Sendable {
       interfaces: interfaces.reader, nexthops: nexthops.reader, roots: roots.reader, routes: routes.reader,
       paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader, vnis: vnis.reader,
       bridge: bridge.reader, subinterfaces: subinterfaces.reader, vrfBits: vrfBits.reader,
-      neighbors: neighbors.reader, nat: nat.reader,
-      policy: policy.reader, gateways: gateways.reader)
+      neighbors: neighbors.reader, nat: nat.reader, policy: policy.reader, gateways: gateways.reader,
+      fatFlows: fatFlows.reader, policers: policers.reader, classifiers: classifiers.reader, remarks: remarks.reader)
   }
 
   /// Publishes an interface, or takes it out (nil).
-  public func publish(interface id: UInt32, _ entry: InterfaceEntry?) { publish(interfaces, id, entry) }
+  public func publish(interface id: UInt32, _ entry: InterfaceEntry?) {
+    let lists = reader.interface(id)?.entry.fatFlows
+    publish(interfaces, id, entry)
+    if let lists { epochs.retire { lists.deallocate() } }
+  }
 
   /// Publishes a nexthop, or takes it out (nil).
   public func publish(nexthop id: UInt32, _ entry: NexthopEntry?) {
@@ -145,6 +174,12 @@ public final class TableMemory: @unchecked Sendable {
     if let replicas { epochs.retire { replicas.deallocate() } }
     paths.advance()
   }
+
+  /// Publishes a classifier, or takes it out (nil).
+  public func publish(classifier id: UInt32, _ entry: ClassifierEntry?) { publish(classifiers, id, entry) }
+
+  /// Publishes marks, or takes them out (nil).
+  public func publish(remark id: UInt32, _ entry: RemarkEntry?) { publish(remarks, id, entry) }
 
   private func publish<Entry>(_ table: PointerTable, _ id: UInt32, _ entry: Entry?) {
     var raw: UnsafeMutableRawPointer?

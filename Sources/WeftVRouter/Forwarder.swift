@@ -165,6 +165,7 @@ public final class Forwarder {
       // Who connects and says nothing does not hold a place for ever.
       if waiting.count > Self.maximumNewcomers { waiting.removeFirst(waiting.count - Self.maximumNewcomers) }
       programmer.commitIfDue()
+      programmer.settlePolicers(now: now)
       tables.epochs.reclaim()
       if ports.takesUDPSegmentation, workers.contains(where: { $0.refusedUDPSegmentation.load(ordering: .relaxed) }) {
         logger.warning("the kernel takes no UDP super-frames: packets to the fabric go one by one")

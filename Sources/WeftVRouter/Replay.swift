@@ -135,6 +135,14 @@ public struct Replay {
     guard access(path, W_OK) == 0 else { throw ReplayError("--out \(path): \(SystemError.text(errno))") }
   }
 
+  private func policers() -> [ReplayReport.Policer] {
+    var rows: [ReplayReport.Policer] = []
+    _ = programmer.dump(.policers, cursor: 0, limit: .max) {
+      if case .policer(let policer, let state) = $0 { rows.append(ReplayReport.Policer(policer.id, state)) }
+    }
+    return rows.sorted { $0.id < $1.id }
+  }
+
   private func writeReport(
     _ output: String, _ workers: ReplayWorkers, _ now: UInt64, _ events: [Event]
   ) throws {
@@ -148,7 +156,7 @@ public struct Replay {
     let report = ReplayReport(
       ports: Dictionary(uniqueKeysWithValues: ports.all.map { ($0.key, reader.interface($0.value)) }),
       drops: reader.drops(), flows: flows, made: made, sharing: workers.sharing, stations: stations,
-      events: (events + programmer.takeEvents()).map(ReplayReport.Occurrence.init))
+      events: (events + programmer.takeEvents()).map(ReplayReport.Occurrence.init), policers: policers())
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }

@@ -94,12 +94,40 @@ struct ReplayReport: Encodable {
     }
   }
 
+  struct Policer: Encodable {
+    let id: UInt32
+    let conformingPackets, conformingBytes, exceedingPackets, exceedingBytes: UInt64
+    let violatingPackets, violatingBytes: UInt64
+
+    init(_ id: UInt32, _ state: PolicerState) {
+      self.id = id
+      conformingPackets = state.conformingPackets
+      conformingBytes = state.conformingBytes
+      exceedingPackets = state.exceedingPackets
+      exceedingBytes = state.exceedingBytes
+      violatingPackets = state.violatingPackets
+      violatingBytes = state.violatingBytes
+    }
+
+    enum CodingKeys: String, CodingKey {
+      case id
+      case conformingPackets = "conforming-packets"
+      case conformingBytes = "conforming-bytes"
+      case exceedingPackets = "exceeding-packets"
+      case exceedingBytes = "exceeding-bytes"
+      case violatingPackets = "violating-packets"
+      case violatingBytes = "violating-bytes"
+    }
+  }
+
   let ports: [String: Port]
   /// Reasons that occurred.
   let drops: [String: UInt64]
   let flows: [Flow]
   /// Packets that the router made about those it dropped, if it did.
   let made: UInt64?
+  /// Left out where there are none.
+  let policers: [Policer]?
   /// Left out where there is but one.
   let workers: [Worker]?
   /// Learned MAC addresses at the end, and what happened on the way, where something was learned or asked for.
@@ -108,8 +136,10 @@ struct ReplayReport: Encodable {
 
   init(
     ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64,
-    sharing: [(given: UInt64, redirects: Int)], stations: [Station], events: [Occurrence]
+    sharing: [(given: UInt64, redirects: Int)], stations: [Station], events: [Occurrence],
+    policers: [Policer]
   ) {
+    self.policers = policers.isEmpty ? nil : policers
     workers =
       sharing.count == 1
       ? nil

@@ -39,6 +39,7 @@ final class ReplayWorkers {
         interfaces: Int(limits.interfaces), seed: seed, sharing: sharing)
       let ring = try ReportRing()
       path.reports = ring.writer
+      path.policers.worker = index
       reports.append(ring)
       workers.append(try ReplayWorker(index: index, path: path, counters: counters))
     }

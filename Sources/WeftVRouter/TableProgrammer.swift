@@ -70,6 +70,11 @@ public final class TableProgrammer {
   var replicators: [UInt32: [UInt32: Int]] = [:]
   var nat = NATStore()
   var policy = PolicyStore()
+  var policers = SlotStore<UInt32, PolicerConfiguration>()
+  var classifiers = SlotStore<UInt32, ClassifierConfiguration>()
+  var remarks = SlotStore<UInt32, RemarkConfiguration>()
+  /// When policers are settled (CLOCK_MONOTONIC, ns).
+  var nextSettlement: UInt64 = 0
   var devices: [String: UInt32] = [:]
   var vrfNames: [String: UInt32] = [:]
   /// Nexthops by the interface that they leave by, whose MAC address and MTU they carry.
@@ -126,6 +131,12 @@ public final class TableProgrammer {
     case .removeRule(let id): try remove(rule: id)
     case .setNeighbor(let entry): try set(entry)
     case .removeNeighbor(let vrf, let address): try remove(NeighborKey(vrf: vrf, address: address))
+    case .setPolicer(let entry): try set(entry)
+    case .removePolicer(let id): try remove(policer: id)
+    case .setClassifier(let entry): try set(entry)
+    case .removeClassifier(let id): try remove(classifier: id)
+    case .setRemark(let entry): try set(entry)
+    case .removeRemark(let id): try remove(remark: id)
     case .dump, .barrier: throw Refusal(.unknownMessage, "dump and barrier change nothing")
     }
   }
@@ -178,6 +189,9 @@ public final class TableProgrammer {
     // Twice: those whose ports others shared.
     for _ in 0..<2 { for id in interfaces.stale(before: current) { try remove(interface: id) } }
     for id in vrfs.stale(before: current) { try remove(vrf: id) }
+    for id in policers.stale(before: current) { try remove(policer: id) }
+    for id in classifiers.stale(before: current) { try remove(classifier: id) }
+    for id in remarks.stale(before: current) { try remove(remark: id) }
   }
 
   /// Up to `limit` entries of a table but `flows`, which workers keep; where to go on, 0 when that was all.
@@ -214,6 +228,10 @@ public final class TableProgrammer {
       next = policy.rules.read(from: start, limit: limit) {
         body(.rule($0.value, hits: memory.policy.hits(ofRule: $0.key)))
       }
+    case .policers:
+      next = policers.read(from: start, limit: limit) { body(.policer($0.value, policerState($0.key))) }
+    case .classifiers: next = classifiers.read(from: start, limit: limit) { body(.classifier($0.value)) }
+    case .remarks: next = remarks.read(from: start, limit: limit) { body(.remark($0.value)) }
     case .flows: next = 0
     }
     return UInt64(next)

@@ -39,6 +39,10 @@ extension TableProgrammer {
       if let old { vrfs.use(old.configuration.vrf, -1) }
     }
     place(new, old?.configuration)
+    countQoS(new, 1)
+    if let old { countQoS(old.configuration, -1) }
+    if let old { countFatFlows(old.configuration, -1) }
+    countFatFlows(new, 1)
     publish(new, capabilities)
     replaceSubject(old?.subject, by: subject, isNew: old == nil)
     for id in leaving[new.id] ?? [] { if let nexthop = nexthops[id]?.value { publish(nexthop) } }
@@ -76,6 +80,8 @@ extension TableProgrammer {
     try checkTags(new)
     try checkFlags(of: new)
     try checkVLAN(of: new)
+    try checkFatFlows(new)
+    try checkQoS(new)
   }
 
   /// What the kernel takes as a name, which is also safe as a file's.
@@ -100,6 +106,9 @@ extension TableProgrammer {
       takesVirtio: capabilities.takesVirtio)
     if let subject = interfaces[interface.id]?.value.subject { entry.policyClass = subject }
     entry.clampsMSS = interface.flags.contains(.clampMSS)
+    entry.fatFlows = fatFlowList(interface)
+    entry.isPlain = entry.isPlain && entry.fatFlows == nil
+    setQoS(&entry, interface)
     apply(interface, to: &entry)
     memory.publish(interface: interface.id, entry)
   }
@@ -110,6 +119,8 @@ extension TableProgrammer {
     ports.close(id)
     memory.publish(interface: id, nil)
     displace(entry.value.configuration)
+    countFatFlows(entry.value.configuration, -1)
+    countQoS(entry.value.configuration, -1)
     replaceSubject(entry.value.subject, by: nil, isNew: true)
     if entry.value.configuration.role.isLocal { vrfs.use(entry.value.configuration.vrf, -1) }
     devices[entry.value.configuration.device] = nil

@@ -50,6 +50,9 @@ extension TableProgrammer {
       guard !tunnel.destinationMAC.isGroup, !tunnel.innerDestinationMAC.isGroup else {
         throw Refusal(.outOfRange, "nexthop \(new.id): a MAC address of a tunnel is a group's")
       }
+      if let dscp = tunnel.outerDSCP, dscp > 63 {
+        throw Refusal(.outOfRange, "nexthop \(new.id): DSCP \(dscp) has more than 6 bits")
+      }
     case .vrfTranslate(let vrf), .l2Receive(let vrf), .l3Receive(let vrf): try requireVRF(vrf)
     case .ecmp(let members): try check(members, of: new.id)
     }
@@ -131,6 +134,10 @@ extension TableProgrammer {
         interfaceMAC: fabric?.mac.bits ?? 0, mtu: fabric?.mtu ?? 0, source: tunnel.source,
         destination: tunnel.destination, nextHopMAC: tunnel.destinationMAC.bits,
         innerDestinationMAC: tunnel.innerDestinationMAC.bits, fragments: tunnel.fragments)
+      if let dscp = tunnel.outerDSCP {
+        entry.outerDSCP = dscp
+        entry.short = .none
+      }
     case .vrfTranslate(let vrf):
       entry = NexthopEntry(kind: .vrfTranslate)
       entry.vrf = vrf

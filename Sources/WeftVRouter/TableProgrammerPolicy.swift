@@ -148,6 +148,7 @@ extension TableProgrammer {
   private func count(_ rule: RuleConfiguration, _ change: Int) {
     if let vrf = rule.vrf { vrfs.use(vrf, change) }
     for set in Set(rule.remoteSets) { policy.sets.use(set, change) }
+    if let policer = rule.policer { policers.use(policer, change) }
   }
 
   /// The rule as the packet path's tables take it, if it makes sense.
@@ -181,6 +182,7 @@ extension TableProgrammer {
     try require(
       rule.tcpFlagsValue & ~rule.tcpFlagsMask == 0, "TCP flags outside the mask are asked for: it would match nothing")
     if let dscp = rule.dscp { try require(dscp <= 63, "DSCP \(dscp) has more than 6 bits") }
+    if let policer = rule.policer { try requirePolicer(policer) }
     var compiled = PolicyRule(
       id: rule.id, priority: rule.priority, isIngress: rule.direction == .ingress, action: action(rule.action),
       tag: rule.tag)
@@ -198,6 +200,7 @@ extension TableProgrammer {
     compiled.isLogged = rule.isLogged
     compiled.mirror = rule.mirror
     compiled.dscp = rule.dscp ?? PolicyRule.keepDSCP
+    compiled.policer = rule.policer.map { $0 + 1 } ?? 0
     return compiled
   }
 

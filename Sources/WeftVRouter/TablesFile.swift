@@ -57,6 +57,10 @@ struct TablesFileBuilder {
   var sources: [String] = []
   var vrfs: [UInt32: String] = [:]
   var interfaces: [UInt32: InterfaceConfiguration] = [:]
+  /// Policers, classifiers and marks by number: where each stands.
+  var policers: [UInt32: String] = [:]
+  var classifiers: [UInt32: String] = [:]
+  var marks: [UInt32: String] = [:]
   var nexthops: [UInt32: NexthopConfiguration.Action] = [:]
   var vlans: [VLANConfiguration: UInt32] = [:]
 
@@ -69,12 +73,13 @@ struct TablesFileBuilder {
     let file = try root.object(keys: [
       "$schema", "limits", "vrfs", "interfaces", "nexthops", "labels", "vnis", "routes", "bridge",
       "nat-pools", "source-nat", "static-nat", "destination-nat", "services",
-      "address-sets", "rules", "neighbors",
+      "address-sets", "rules", "neighbors", "policers", "qos-classifiers", "qos-marks",
     ])
     if let schema = file.optional("$schema") { _ = try schema.text() }
     if let node = file.optional("limits") { try readLimits(node) }
     var names: [String: String] = [:]
     for node in try file.optional("vrfs")?.array() ?? [] { try readVRF(node, &names) }
+    try readQoS(file)
     var devices: [String: String] = [:]
     var interfacePaths: [UInt32: String] = [:]
     // Those of VLANs after those whose ports they share, wherever they stand.

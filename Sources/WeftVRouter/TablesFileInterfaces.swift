@@ -11,6 +11,7 @@ extension TablesFileBuilder {
   ) throws(TablesFileError) {
     let object = try node.object(keys: [
       "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags", "mac-limit", "parent", "vlan",
+      "fat-flows", "ingress-policer", "egress-policer", "qos-classifier", "qos-marks",
       "inner-vlan", "tpid",
     ])
     let idNode = try object.required("id")
@@ -30,6 +31,8 @@ extension TablesFileBuilder {
       id: id, role: role, port: port, device: device, mac: try object.required("mac").stationMAC())
     if let mtu = object.optional("mtu") { interface.mtu = UInt16(try mtu.integer(68...65535)) }
     try readFlags(object, &interface)
+    try readFatFlows(object, &interface)
+    try readQoS(object, &interface)
     try readVLAN(object, &interface)
     if let limit = object.optional("mac-limit") {
       guard interface.flags.contains(.learning) else {

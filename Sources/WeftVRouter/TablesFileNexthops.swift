@@ -23,7 +23,10 @@ extension TablesFileBuilder {
       case .receive, .resolve: ["interface"]
       case .encap: ["interface", "destination-mac"]
       case .tunnel:
-        ["encapsulation", "interface", "source", "destination", "destination-mac", "inner-destination-mac", "fragment"]
+        [
+          "encapsulation", "interface", "source", "destination", "destination-mac", "inner-destination-mac", "fragment",
+          "outer-dscp",
+        ]
       case .vrfTranslate, .l2Receive, .l3Receive: ["vrf"]
       case .ecmp, .multicast: ["members"]
       }
@@ -133,6 +136,7 @@ extension TablesFileBuilder {
       tunnel.innerDestinationMAC = try inner.stationMAC()
     }
     if let fragment = object.optional("fragment") { tunnel.fragments = try fragment.flag() }
+    if let dscp = object.optional("outer-dscp") { tunnel.outerDSCP = UInt8(try dscp.integer(0...63)) }
     return tunnel
   }
 

@@ -72,6 +72,18 @@ struct TablesFileNode {
     return number
   }
 
+  /// The same with more digits.
+  func long(_ range: ClosedRange<UInt64>) throws(TablesFileError) -> UInt64 {
+    guard case .number(let text) = value.content else { throw fail("\(value.kind) where a number is expected") }
+    guard text.utf8.allSatisfy({ (0x30...0x39).contains($0) || $0 == 0x2D }) else {
+      throw fail("\(text) is not a whole number; write it without fraction and exponent")
+    }
+    guard let number = UInt64(text), range.contains(number) else {
+      throw fail("\(text) is not within \(range.lowerBound) to \(range.upperBound)")
+    }
+    return number
+  }
+
   func flag() throws(TablesFileError) -> Bool {
     guard case .flag(let value) = value.content else { throw fail("\(value.kind) where true or false is expected") }
     return value

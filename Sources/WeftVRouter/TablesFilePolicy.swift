@@ -77,6 +77,7 @@ extension TablesFileBuilder {
     let object = try node.object(keys: [
       "id", "name", "priority", "direction", "action", "tag", "vrf", "remote-sets", "remote-prefix", "local-prefix",
       "protocol", "source-ports", "destination-ports", "icmp-type", "icmp-code", "tcp-flags", "log", "mirror", "dscp",
+      "policer",
     ])
     let idNode = try object.required("id")
     let id = try idNode.integer(0...UInt32.max - 1)
@@ -106,6 +107,7 @@ extension TablesFileBuilder {
     if let node = object.optional("log") { rule.isLogged = try node.flag() }
     if let node = object.optional("mirror") { rule.mirror = UInt16(try node.integer(0...65535)) }
     if let node = object.optional("dscp") { rule.dscp = UInt8(try node.integer(0...63)) }
+    rule.policer = try policer(object.optional("policer"))
     add(.setRule(rule), node)
   }
 
@@ -155,7 +157,7 @@ extension TablesFileBuilder {
     return entries
   }
 
-  private func name(_ node: TablesFileNode) throws(TablesFileError) -> String {
+  func name(_ node: TablesFileNode) throws(TablesFileError) -> String {
     let name = try node.text()
     guard name.utf8.count <= 63, name.unicodeScalars.allSatisfy({ $0.value >= 0x20 && $0.value != 0x7F }) else {
       throw node.fail("a name has at most 63 bytes and no control characters")

@@ -9,7 +9,9 @@ public enum MPLS {
   /// Labels below are reserved (RFC 3032 section 2.1).
   public static let firstLabel: UInt32 = 16
 
-  @inlinable @inline(__always) public static func write(_ at: Bytes, label: UInt32, ttl: UInt8) {
-    at.set32(0, label << 12 | bottomOfStack | UInt32(ttl))
+  @inlinable @inline(__always) public static func write(
+    _ at: Bytes, label: UInt32, trafficClass: UInt8 = 0, ttl: UInt8
+  ) {
+    at.set32(0, label << 12 | UInt32(trafficClass & 7) << 9 | bottomOfStack | UInt32(ttl))
   }
 }

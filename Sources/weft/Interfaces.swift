@@ -72,9 +72,27 @@ struct InterfacesCommand: ParsableCommand {
       .keyed("mac-limit") {
         $0.configuration.flags.contains(.learning) ? .number($0.configuration.macLimit) : .nothing
       },
+      Column("ingress policer") { $0.configuration.qos.ingressPolicer.map(Value.number) ?? .nothing },
+      Column("egress policer") { $0.configuration.qos.egressPolicer.map(Value.number) ?? .nothing },
+      Column("QoS classifier") { $0.configuration.qos.classifier.map(Value.number) ?? .nothing },
+      Column("QoS marks") { $0.configuration.qos.remark.map(Value.number) ?? .nothing },
+      Column("fat flows") { .list($0.configuration.fatFlows.map { .text(text(of: $0)) }) },
       Column("addresses") { .list($0.configuration.addresses.map { .described($0) }) },
     ]
   }
+}
+
+/// "udp 53", "tcp any remote ignored", "udp 53 local 10.0.0.0/8 by 24".
+private func text(of flow: FatFlow) -> String {
+  var text = "\(TransportProtocol(number: flow.proto)) \(flow.port == 0 ? "any" : String(flow.port))"
+  for (name, end) in [("local", flow.local), ("remote", flow.remote)] {
+    switch end {
+    case .kept: break
+    case .ignored: text += " \(name) ignored"
+    case .aggregated(let prefix, let length): text += " \(name) \(prefix) by \(length)"
+    }
+  }
+  return text
 }
 
 struct VRFsCommand: ParsableCommand {

@@ -126,6 +126,7 @@ struct NexthopsCommand: ParsableCommand {
         guard let tunnel = $0.action.tunnel, tunnel.encapsulation == .vxlan else { return .nothing }
         return .described(tunnel.innerDestinationMAC)
       },
+      .keyed("outer-dscp") { $0.action.tunnel?.outerDSCP.map(Value.number) ?? .nothing },
       .keyed("fragment") { $0.action.tunnel.map { .flag($0.fragments) } ?? .nothing },
       .keyed("vrf") {
         switch $0.action {

@@ -77,6 +77,7 @@ struct PolicyCommand: ParsableCommand {
       .keyed("log") { .flag($0.rule.isLogged) },
       .keyed("mirror") { $0.rule.mirror == 0 ? .nothing : .number($0.rule.mirror) },
       .keyed("dscp") { $0.rule.dscp.map(Value.number) ?? .nothing },
+      .keyed("policer") { $0.rule.policer.map(Value.number) ?? .nothing },
       Column("hits") { .number($0.hits) },
       Column("name") { .text($0.rule.name) },
     ]
@@ -111,7 +112,7 @@ struct PolicyCommand: ParsableCommand {
 
   private static func extras(_ rule: RuleConfiguration) -> [String] {
     (rule.isLogged ? ["log"] : []) + (rule.mirror == 0 ? [] : ["mirror \(rule.mirror)"])
-      + (rule.dscp.map { ["dscp \($0)"] } ?? [])
+      + (rule.dscp.map { ["dscp \($0)"] } ?? []) + (rule.policer.map { ["policer \($0)"] } ?? [])
   }
 
   private func listSets(_ forwarder: Forwarder) throws {

@@ -22,13 +22,14 @@ struct Weft: ParsableCommand {
         weft service                            services and how many backends they have
         weft flow --address 10.1.2.3            flows from or to an address
         weft policy                             rules, and how many flows each has decided on
+        weft policer                            policers, and what each has let pass and dropped
         weft drops                              why packets went no further
       """,
     subcommands: [
       StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
       VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NeighborsCommand.self, NATCommand.self,
-      ServicesCommand.self,
-      FlowsCommand.self, PolicyCommand.self, DropsCommand.self,
+      ServicesCommand.self, FlowsCommand.self, PolicyCommand.self, PolicersCommand.self, QoSCommand.self,
+      DropsCommand.self,
     ])
 
   static func main() {

@@ -1,14 +1,15 @@
-import Glibc
-import WeftForwarding
-import WeftTables
+import WeftRing
+import WeftVRouter
 import WeftWire
 
 /// Hostile packets against the packet path, for libFuzzer (tools/fuzz builds and runs it, with AddressSanitizer).
 ///
-/// An input is an interface's number, in the upper two bits of which is the worker (0 and 1: one that is alone, 2 and 3:
-/// either of two that hand over to each other), and frames that came in by it, each with a length (2 bytes, little-endian), a
-/// virtio-net header (10 bytes) and that many bytes, or as many as are left. Each frame lies in memory of exactly its
-/// size, and so do the frames that leave, so that a byte too many is caught.
+/// An input is an interface's number (in its upper two bits the worker: 0 and 1 are one that is alone, 2 and 3 either of
+/// two that hand over to each other) and frames that came in by it, each with a length (2 bytes, little-endian), a
+/// virtio-net header (10 bytes) and that many bytes, or as many as are left. A length of 65535 ends the batch: another
+/// interface's number follows, and its frames. Each frame lies in memory of exactly its
+/// size, and so do the frames that leave, so that a byte too many is caught. What earlier inputs left behind (flows,
+/// fragments, ports, tokens) stays, until all flows of a thousand inputs end.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzzOneInput(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
   guard size > 0 else { return 0 }
@@ -16,141 +17,68 @@ public func fuzzOneInput(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
   return 0
 }
 
-nonisolated(unsafe) private let fuzzer = PacketFuzzer()
+nonisolated(unsafe) private var fuzzer = PacketFuzzer()
 
-/// A packet path in a place of its own.
-private final class Member {
-  var path: PacketPath
-  init(_ path: consuming PacketPath) { self.path = path }
-}
-
-private final class PacketFuzzer {
-  /// Two pods that take virtio-net headers, one that does not, two fabrics: one with UDP segmentation, one without virtio.
-  private static let pods: [UInt32] = [1, 2, 3]
-  private static let fabrics: [UInt32] = [4, 5]
-  private static let interfaces: UInt32 = 6
-  private static let fabricMAC: UInt64 = 0x0200_0000_0F01
-  private static let underlay4 = IPAddress("192.0.2.1")!
-  private static let underlay6 = IPAddress("2001:db8::1")!
-
-  private let alone: Member
-  private let team: [Member]
-  private var now: UInt64 = 1_000_000_000
-  private let memory: TableMemory
-  private let worker: WorkerEpoch
+private struct PacketFuzzer {
+  private let node = FuzzNode()
+  private var runs = 0
 
   init() {
-    memory = try! TableMemory(
-      sizes: TableSizes(interfaces: 8, vrfs: 4, nexthops: 32, routes: 64, routeNodes: 256, bridge: 64), workers: 1)
-    worker = memory.epochs.worker(0)
-    let drops = UnsafeMutableRawPointer.allocate(byteCount: 8 * DropReason.allCases.count, alignment: 8)
-    drops.initializeMemory(as: UInt8.self, repeating: 0, count: 8 * DropReason.allCases.count)
-    let counters = UnsafeMutableRawPointer.allocate(byteCount: 64 * 8, alignment: 8)
-    counters.initializeMemory(as: UInt8.self, repeating: 0, count: 64 * 8)
-    let tables = memory.reader
-    func member(_ index: Int, _ sharing: Sharing) -> Member {
-      Member(
-        PacketPath(
-          tables: tables, flows: try! FlowTable(capacity: 1024, seed: 1), fragments: try! FragmentTable(seed: 1),
-          nat: try! NATWorker(worker: index, seed: 1),
-          counters: Counters(drops: drops, interfaces: counters, interfaceCount: 8), interfaces: 8, seed: 1,
-          sharing: sharing))
-    }
-    alone = member(0, Sharing())
-    let mesh = try! HandOverMesh(workers: 2)
-    team = (0..<2).map { member($0, try! Sharing(mesh, worker: $0, redirects: 256, seed: 1)) }
-    setTables()
+    do {
+      for command in try TablesFile(json: Array(FuzzTables.json.utf8)).commands { try node.programmer.apply(command) }
+      for command in FuzzTables.rules { try node.programmer.apply(command) }
+    } catch { fatalError("\(error)") }
+    node.programmer.commit()
   }
 
-  private func setTables() {
-    for id in Self.pods {
-      memory.publish(
-        interface: id,
-        InterfaceEntry(
-          isFabric: false, mtu: 1500, vrf: 1, mac: 0x0200_0000_0000 | UInt64(id), addresses: [],
-          takesUDPSegmentation: false, takesVirtio: id != 3))
+  mutating func run(_ input: UnsafeBufferPointer<UInt8>) {
+    var position = 0
+    var batches = 0
+    while position < input.count, batches < 16 {
+      process(input, &position)
+      batches += 1
     }
-    for id in Self.fabrics {
-      memory.publish(
-        interface: id,
-        InterfaceEntry(
-          isFabric: true, mtu: 1550, vrf: 0, mac: Self.fabricMAC, addresses: [Self.underlay4, Self.underlay6],
-          takesUDPSegmentation: id == 4, takesVirtio: id == 4))
-    }
-    var receive = NexthopEntry(kind: .receive)
-    receive.vrf = 1
-    memory.publish(nexthop: 0, NexthopEntry(kind: .discard))
-    memory.publish(nexthop: 1, receive)
-    for id in Self.pods {
-      var encap = NexthopEntry(kind: .encap)
-      encap.interface = id
-      encap.destinationMAC = 0x0200_0000_0000 | UInt64(id)
-      memory.publish(nexthop: 1 + id, encap)
-    }
-    var translate = NexthopEntry(kind: .vrfTranslate)
-    translate.vrf = 1
-    memory.publish(nexthop: 5, translate)
-    // Tunnels: both kinds over both families, by either fabric.
-    var tunnel: UInt32 = 8
-    for fabric in Self.fabrics {
-      for kind in [NexthopKind.vxlan, .mplsOverUDP] {
-        for (source, destination) in [
-          (Self.underlay4, IPAddress("192.0.2.2")!), (Self.underlay6, IPAddress("2001:db8::2")!),
-        ] {
-          memory.publish(
-            nexthop: tunnel,
-            NexthopEntry(
-              kind: kind, interface: fabric, interfaceMAC: Self.fabricMAC, mtu: 1550, source: source,
-              destination: destination, nextHopMAC: 0x0200_0000_0F02, innerDestinationMAC: MACAddress.virtualRouter.bits
-            ))
-          tunnel += 1
-        }
+    runs += 1
+    if runs % 64 == 0 { judgeAnew() }
+    if runs % 1000 == 0 { node.endFlows() }
+  }
+
+  /// A member of an address set comes or goes: every flow is judged again.
+  private func judgeAnew() {
+    let member = AddressSetMember(set: 0, prefix: IPPrefix(host: IPAddress(v4: 0x0A01_0103)), isExcluded: true)
+    do throws(Refusal) {
+      if runs % 128 == 0 {
+        try node.programmer.apply(.setAddressSetMember(member))
+      } else {
+        try node.programmer.apply(.removeAddressSetMember(set: 0, prefix: member.prefix))
       }
-    }
-    setRoutes(tunnels: 8..<tunnel)
+    } catch  where error.code == .notFound {
+      // Not there yet.
+    } catch { fatalError("\(error)") }
+    node.programmer.commit()
   }
 
-  private func setRoutes(tunnels: Range<UInt32>) {
-    let roots = [memory.routes.makeRoot()!, memory.routes.makeRoot()!]
-    memory.roots.set(2, roots[0])
-    memory.roots.set(3, roots[1])
-    func route(_ prefix: String, _ nexthop: UInt32) {
-      let prefix = IPPrefix(prefix)!
-      let number = memory.paths.acquire(Path(nexthop: nexthop, label: 5001))!
-      memory.routes.set(root: roots[prefix.isV4 ? 0 : 1], prefix, path: number, isNew: true)
-    }
-    route("10.1.0.0/16", 0)
-    route("10.1.0.1/32", 1)
-    route("fd00:1::1/128", 1)
-    for id in Self.pods {
-      route("10.1.1.\(id)/32", 1 + id)
-      route("fd00:1::1:\(id)/128", 1 + id)
-      let number = memory.paths.acquire(Path(nexthop: 1 + id, label: 0))!
-      _ = memory.bridge.set(vrf: 1, mac: MACAddress(bits: 0x0200_0000_0000 | UInt64(id)), path: number)
-    }
-    for (index, tunnel) in tunnels.enumerated() {
-      route("10.1.2.\(index)/32", tunnel)
-      route("fd00:1::2:\(index)/128", tunnel)
-      let number = memory.paths.acquire(Path(nexthop: tunnel, label: 5001))!
-      _ = memory.bridge.set(vrf: 1, mac: MACAddress(bits: 0x0200_0000_0200 | UInt64(index)), path: number)
-    }
-    memory.vnis.set(5001, 5 + 1)
-    memory.labels.set(1002, 5 + 1)
-    memory.labels.set(1003, 2 + 1)
-  }
-
-  func run(_ input: UnsafeBufferPointer<UInt8>) {
-    let interface = UInt32(input[0] & 63) % Self.interfaces
-    let member = input[0] >> 7 == 0 ? alone : team[Int(input[0] >> 6) - 2]
+  /// A batch, up to the one behind it.
+  private func process(_ input: UnsafeBufferPointer<UInt8>, _ position: inout Int) {
+    let interface = UInt32(input[position] & 63) % FuzzTables.interfaces
+    let worker = max(0, Int(input[position] >> 6) - 1)
+    position += 1
     var frames = RxFrames()
     var memories: [UnsafeMutableRawPointer] = []
     defer {
       for memory in memories { memory.deallocate() }
       frames.deallocate()
     }
-    var position = 1
-    while position + 12 <= input.count, !frames.isFull {
+    while position + 2 <= input.count, !frames.isFull {
       let asked = Int(input[position]) | Int(input[position + 1]) << 8
+      if asked == 65535 {
+        position += 2
+        break
+      }
+      guard position + 12 <= input.count else {
+        position = input.count
+        break
+      }
       let header = UnsafeMutableRawPointer(mutating: input.baseAddress! + position + 2)
       let virtio = VirtioNetHeader(reading: Bytes(header))
       position += 12
@@ -161,53 +89,6 @@ private final class PacketFuzzer {
       frames.append(RxFrame(bytes: Bytes(memory), length: count, virtio: virtio))
       position += count
     }
-    now += 10_000_000
-    worker.comeOnline()
-    member.path.process(frames, interface: interface, now: now)
-    look(at: member)
-    while let other = team.first(where: { $0.path.sharing.hasIncoming }) {
-      guard other.path.lookForHandedOver() else { continue }
-      while other.path.processHandedOver(now: now) > 0 {
-        look(at: other)
-        other.path.releaseHandedOver()
-      }
-    }
-    for member in [alone] + team { member.path.age(now: now) }
-    worker.goOffline()
-  }
-
-  private func look(at member: Member) {
-    for index in 0..<member.path.tx.touchedCount { look(at: member.path.tx.touched(index), of: member) }
-    member.path.tx.reset()
-  }
-
-  /// What leaves is whole, and asks of the kernel only what can be done.
-  private func look(at interface: UInt32, of member: Member) {
-    precondition(interface < Self.interfaces && interface > 0, "a frame for interface \(interface)")
-    var next = member.path.tx.head(interface)
-    while next != TxFrames.none {
-      let frame = member.path.tx.frame(next)
-      let length = Int(frame.length)
-      let vector = member.path.tx.vector(frame)
-      let pieces = (0..<Int(frame.pieces)).reduce(0) { $0 + vector[$1].iov_len }
-      precondition(pieces == length + VirtioNetHeader.bytes, "\(pieces) bytes in pieces, \(length) in the frame")
-      precondition(length >= Ethernet.bytes && length <= 65535 + Ethernet.bytes, "\(length) bytes")
-      precondition(frame.packets >= 1)
-      let copy = UnsafeMutableRawPointer.allocate(byteCount: length, alignment: 1)
-      member.path.tx.copy(frame, to: copy)
-      copy.deallocate()
-      let virtio = member.path.tx.virtio(frame)
-      if virtio.flags & VirtioNetHeader.needsChecksum != 0 {
-        precondition(
-          Int(virtio.checksumStart) + Int(virtio.checksumOffset) + 2 <= length, "a checksum beyond the frame")
-      }
-      if virtio.gso != VirtioNetHeader.gsoNone {
-        precondition(virtio.flags & VirtioNetHeader.needsChecksum != 0, "segments without checksums")
-        precondition(virtio.gsoBytes > 0 && Int(virtio.headerBytes) <= length, "segments of nothing")
-      }
-      let takesVirtio = interface != 3 && interface != 5
-      precondition(takesVirtio || virtio == VirtioNetHeader(), "a request to a port that takes none")
-      next = frame.next
-    }
+    node.process(frames, interface: interface, worker: worker)
   }
 }

@@ -1,13 +1,18 @@
 #!/usr/bin/python3
-"""Writes good packets of every kind for the fuzzer to start from: seeds.py FOLDER"""
+"""Writes good packets and tables of every kind for the fuzzers to start from: seeds.py FOLDER
+
+FOLDER/packet.corpus and FOLDER/tables.corpus get an input each, FOLDER/tables.dict the words of TABLES.json."""
+import copy
+import json
 import pathlib
 import struct
 import sys
 
 from scapy.all import (
-    ARP, Ether, ICMP, ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IP, IPOption, IPv6, IPv6ExtHdrDestOpt,
+    ARP, Ether, ICMP, ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IP, IPOption, IPv6, IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN, Raw, SCTP, SCTPChunkData, TCP, UDP, fragment)
 from scapy.contrib.mpls import MPLS
+from scapy.layers.l2 import GRE
 from scapy.layers.vxlan import VXLAN
 
 ROUTER = "00:00:5e:00:01:00"
@@ -49,6 +54,13 @@ def mpls(inner, label=1002, isv6=False):
     return underlay(isv6, 6635) / MPLS(label=label, s=1, ttl=64) / inner
 
 
+def gre(inner, label=1002, isv6=False, **fields):
+    header = underlay(isv6).copy()
+    header[UDP].underlayer.remove_payload()
+    header[IPv6 if isv6 else IP].setfieldval("nh" if isv6 else "proto", 47)
+    return header / GRE(proto=0x8847, **fields) / MPLS(label=label, s=1, ttl=64) / inner
+
+
 def incoming(isv6=False):
     return IPv6(src="fd00:1::2:0", dst="fd00:1::1:1") if isv6 else IP(src="10.1.2.0", dst="10.1.1.1")
 
@@ -72,12 +84,12 @@ def seeds():
             yield f"{name}-{source}", bytes([source]) + frame(packet)
     yield "fragments", bytes([POD]) + b"".join(frame(pod() / part) for part in fragment(four() / UDP() / Raw(b"x" * 3000), 1400))
     # Large segments of a pod, their checksums unfinished, to every tunnel and to a pod without virtio-net headers.
-    for to in ["10.1.1.3", *(f"10.1.2.{tunnel}" for tunnel in range(8))]:
+    for to in ["10.1.1.3", *(f"10.1.2.{tunnel}" for tunnel in range(16)), "10.1.3.1", "10.1.4.1"]:
         header = virtio(1, 1, 54, 1400, 34, 16)
         yield f"gso-{to}", bytes([POD]) + frame(pod() / four(to) / TCP(flags="PA") / Raw(b"x" * 5000), header)
-    for tunnel in range(8):
+    for tunnel in range(16):
         header = virtio(1, 4, 74, 1380, 54, 16)
-        yield f"gso6-{tunnel}", bytes([POD]) + frame(pod() / six(f"fd00:1::2:{tunnel}") / TCP(flags="A") / Raw(b"x" * 5000), header)
+        yield f"gso6-{tunnel}", bytes([POD]) + frame(pod() / six(f"fd00:1::2:{tunnel:x}") / TCP(flags="A") / Raw(b"x" * 5000), header)
         header = virtio(1, 5, 42, 1000, 34, 6)
         yield f"uso-{tunnel}", bytes([POD]) + frame(pod() / four(f"10.1.2.{tunnel}") / UDP() / Raw(b"x" * 5000), header)
     for fabric in (FABRIC_VIRTIO, FABRIC_PLAIN):
@@ -104,13 +116,192 @@ def seeds():
             headers = 62 if outer6 else 42
             yield f"super-{fabric}-{int(outer6)}", bytes([fabric]) + frame(
                 packet, virtio(1, 5, headers, len(part), headers - 8, 6))
+            yield f"gre-{fabric}-{int(outer6)}", bytes([fabric]) + frame(gre(incoming() / UDP() / text, isv6=outer6))
+            yield f"gre-options-{fabric}-{int(outer6)}", bytes([fabric]) + frame(
+                gre(incoming(True) / TCP(flags="S") / text, 1003, outer6, chksum_present=1, key_present=1, seqnum_present=1))
+    yield from conversations()
+
+
+def answered(source, target, sport, dport, proto, **fields):
+    ip = IPv6(src=source, dst=target) if ":" in source else IP(src=source, dst=target)
+    return ip / proto(sport=sport, dport=dport, **fields) / Raw(b"answer")
+
+
+def then(interface):
+    """Ends a batch: what follows came in by another interface, or later."""
+    return b"\xff\xff" + bytes([interface])
+
+
+def reporting(source, target, error):
+    """An ICMP error."""
+    return (IPv6(src=source, dst=target) if ":" in source else IP(src=source, dst=target)) / error
+
+
+def conversations():
+    """Services, NAT, sessions that share a flow, errors about them, fragments in the wrong order, SYNs with options."""
+    text = Raw(b"payload " * 8)
+    syn = {"flags": "S", "options": [("NOP", None), ("MSS", 8960), ("WScale", 7)]}
+    for isv6 in (False, True):
+        name = "6" if isv6 else "4"
+        own = six if isv6 else four
+        service, world = ("fd96::1", "2001:db8:100::9") if isv6 else ("10.96.0.1", "198.51.100.9")
+        outside = "2001:db8:113::77" if isv6 else "203.0.113.77"
+        pod2 = "fd00:1::1:2" if isv6 else "10.1.1.2"
+        first = "fd00:1::1:1" if isv6 else "10.1.1.1"
+        yield f"service-tcp-{name}", b"\1" + frame(pod() / own(service) / TCP(dport=80, sport=999, **syn))
+        yield f"service-udp-{name}", b"\1" + frame(pod() / own(service) / UDP(dport=80, sport=999) / text)
+        yield f"service-sctp-{name}", b"\1" + frame(
+            pod() / own(service) / SCTP(dport=80, sport=999) / SCTPChunkData(data=b"abc"))
+        yield f"source-nat-{name}", b"\1" + b"".join(
+            frame(pod() / own(world) / proto(sport=999, dport=443)) for proto in (TCP, UDP))
+        ping = ICMPv6EchoRequest if isv6 else ICMP
+        yield f"source-nat-echo-{name}", b"\1" + frame(pod() / own(world) / ping(id=9, seq=1) / text)
+        yield f"floating-{name}", b"\6" + frame(
+            Ether(src="02:00:00:00:00:06", dst=ROUTER) / answered(world, outside, 1000, 80, TCP, **syn))
+        # The pod answers, and hears that nobody wants it; so does a client of a service.
+        back = answered(pod2, world, 80, 1000, TCP, flags="SA")
+        error = ICMPv6DestUnreach(code=4) if isv6 else ICMP(type=3, code=3)
+        yield f"floating-error-{name}", b"\6" + frame(
+            Ether(src="02:00:00:00:00:06", dst=ROUTER) / answered(world, outside, 1000, 80, TCP, **syn)) + then(2) + frame(
+                pod(2) / back) + then(6) + frame(Ether(src="02:00:00:00:00:06", dst=ROUTER) / reporting(
+                    world, outside, error / Raw(bytes(answered(outside, world, 80, 1000, TCP, flags="SA")))))
+        backends = ("fd00:1::1:2", "fd00:1::1:3") if isv6 else ("10.1.1.2", "10.1.1.3")
+        yield f"service-error-{name}", b"\1" + frame(pod() / own(service) / UDP(dport=80, sport=998) / text) + b"".join(
+            then(number) + frame(pod(number) / answered(backend, first, 8000 + number, 998, UDP)) + frame(
+                pod(number) / reporting(backend, first, error / Raw(bytes(
+                    answered(first, backend, 998, 8000 + number, UDP)))))
+            for number, backend in ((2, backends[0]), (3, backends[1])))
+        # Known flows, and checksums to finish on the short way.
+        for number, to in enumerate((*backends, "fd00:1::2:0" if isv6 else "10.1.2.0", "fd00:1::2:2" if isv6 else "10.1.2.2")):
+            start = 54 if isv6 else 34
+            udp = frame(pod() / own(to) / UDP(sport=77, dport=78) / text, virtio(1, 0, 0, 0, start, 6))
+            yield f"known-{name}-{number}", b"\1" + udp + then(1) + udp + udp + then(1) + udp * 4
+        for port, proto in ((53, UDP), (443, TCP), (5000, UDP), (5001, UDP), (9, SCTP)):
+            to = "fd00:1::1:3" if isv6 else "10.1.1.3"
+            yield f"shared-{name}-{port}", b"\1" + b"".join(
+                frame(pod() / own(to) / proto(sport=sport, dport=port)) for sport in (1, 2, 3))
+            yield f"shared-back-{name}-{port}", b"\3" + b"".join(
+                frame(pod(3) / answered(to, first, port, dport, proto)) for dport in (1, 2, 3))
+        for to in (("fd00:1::2:c", "fd00:1::2:f") if isv6 else ("10.1.2.12", "10.1.2.15")):
+            yield f"too-large-{name}-{to.replace(':', '_')}", b"\1" + frame(pod() / own(to) / UDP() / Raw(b"x" * 1200)) + frame(
+                pod() / own(to) / UDP() / Raw(b"x" * 1460))
+        for to in (("fd00:1::3:1", "fd00:1::4:1") if isv6 else ("10.1.3.1", "10.1.4.1")):
+            yield f"ecmp-{name}-{to.replace(':', '_')}", b"\2" + b"".join(
+                frame(pod(2) / own(to) / UDP(sport=sport)) for sport in range(8))
+        yield f"clamp-{name}", b"\2" + frame(pod(2) / own(to) / TCP(dport=80, **syn))
+        yield f"reject-{name}", b"\1" + frame(pod() / own(pod2) / TCP(dport=25, **syn)) + frame(
+            pod() / own("fd00:2::1" if isv6 else "10.7.0.1") / UDP(dport=25) / text)
+        marked = {"tc": 0x49} if isv6 else {"tos": 0x49}
+        yield f"marked-{name}", bytes([5]) + b"".join(
+            frame(mpls(own(first, **marked) / UDP(sport=sport) / text)) for sport in range(24))
+    parts = [frame(pod() / part) for part in fragment(four("10.96.0.1") / UDP(dport=80) / Raw(b"x" * 3000), 1000)]
+    yield "fragments-to-service", b"\1" + b"".join(parts)
+    yield "fragments-backwards", b"\1" + b"".join(reversed(parts))
+
+
+def tables():
+    """TABLES.json of many kinds, small and large."""
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "Golden"))
+    import weft
+    full = weft.tables()
+    yield "golden", full
+    pods = [interface for interface in full["interfaces"] if interface["role"] == "virtual"][:2]
+    # One table more in each, so that a mutation has little to destroy.
+    small = {"vrfs": [{"id": 1, "name": "blue"}], "interfaces": [*copy.deepcopy(pods), full["interfaces"][0]],
+             "nexthops": [{"id": 1, "action": "encap", "interface": 1, "destination-mac": weft.MAC["a"]},
+                          {"id": 2, "action": "encap", "interface": 2, "destination-mac": weft.MAC["b"]},
+                          {"id": 3, "action": "vrf-translate", "vrf": 1}, {"id": 4, "action": "receive"}],
+             "routes": [{"vrf": 1, "prefix": prefix, "nexthop": nexthop} for prefix, nexthop in (
+                 ("10.1.0.1/32", 1), ("10.1.0.2/32", 2), ("fd01::2/128", 2), ("10.1.0.254/32", 4))],
+             "vnis": [{"vni": 100, "nexthop": 3}], "labels": [{"label": 100, "nexthop": 3}],
+             "bridge": [{"vrf": 1, "mac": weft.MAC["a"], "nexthop": 1}]}
+    for interface in small["interfaces"]:
+        interface["port"] = "packet"
+    for interface in full["interfaces"]:
+        interface["port"] = "packet"
+    yield "small", small
+
+    def more(**additions):
+        result = copy.deepcopy(small)
+        for key, value in additions.items():
+            result[key.replace("_", "-")] = value
+        return result
+    tunnel = {"id": 9, "action": "tunnel", "encapsulation": "vxlan", "interface": 0, "source": "192.0.2.1",
+              "destination": "192.0.2.2", "destination-mac": weft.NEXT_HOP, "fragment": True, "outer-dscp": 8}
+    tunneled = more(nexthops=[*small["nexthops"], tunnel, tunnel | {
+        "id": 10, "encapsulation": "mpls-over-gre", "source": "2001:db8::1", "destination": "2001:db8::2"},
+        {"id": 11, "action": "ecmp", "members": [{"nexthop": 9, "label": 7, "weight": 3}, {"nexthop": 1}]}])
+    tunneled["routes"] = small["routes"] + [{"vrf": 1, "prefix": "10.2.0.0/16", "nexthop": 9, "label": 7},
+                                            {"vrf": 1, "prefix": "fd02::/16", "nexthop": 11}]
+    yield "tunnels", tunneled
+    yield "limits", more(limits={"interfaces": 8, "vrfs": 8, "nexthops": 32, "routes": 32, "route-nodes": 64, "bridge": 8,
+                                 "flows": 16})
+    policy = more(address_sets=[{"id": 1, "name": "pods", "members": ["10.0.0.0/8"], "except": ["10.1.0.0/16"]}], rules=[
+        {"id": 1, "name": "web", "priority": 1, "direction": "ingress", "action": "allow", "tag": 1, "vrf": 1,
+         "remote-sets": [1], "remote-prefix": "10.1.0.0/16", "protocol": 6, "source-ports": ["1024-65535"],
+         "destination-ports": [80, 443], "tcp-flags": {"mask": 2, "value": 2}, "log": True, "dscp": 1},
+        {"id": 2, "priority": 2, "direction": "egress", "action": "reject", "protocol": 1, "icmp-type": 8, "icmp-code": 0},
+        {"id": 3, "priority": 3, "direction": "egress", "action": "allow", "policer": 1}])
+    for interface in policy["interfaces"][:2]:
+        interface |= {"flags": ["policy", "bridging", "routing", "clamp-mss"], "tags": [1, 2]}
+    policy["policers"] = [{"id": 1, "unit": "packets", "rate": 10, "burst": 1}]
+    yield "policy", policy
+    nat = more(nat_pools=[{"id": 0, "name": "out", "vrf": 2, "first": "203.0.113.1", "last": "203.0.113.9",
+                           "first-port": 2000, "last-port": 2999, "block-ports": 64}],
+               source_nat=[{"id": 1, "priority": 1, "vrf": 1, "source": "10.0.0.0/8", "destination": "192.0.2.0/24",
+                            "egress": 2, "pool": 0}],
+               static_nat=[{"inside-vrf": 1, "inside": "10.1.0.1", "outside-vrf": 2, "outside": "203.0.113.50"}],
+               destination_nat=[{"vrf": 1, "address": "10.1.0.9", "protocol": "udp", "port": 53, "target-vrf": 1,
+                                 "target": "10.1.0.2", "target-port": 5353}],
+               services=[{"vrf": 1, "address": "10.1.0.2", "protocol": "udp", "port": 53, "name": "dns",
+                          "local-only": True, "pool": 0, "affinity": 60, "hairpin": "169.254.0.1", "backends": [
+                              {"address": "10.1.0.1", "port": 8080, "vrf": 1, "weight": 1, "local": True},
+                              {"address": "10.1.0.3", "port": 8080, "draining": True}]}])
+    nat["vrfs"] = small["vrfs"] + [{"id": 2, "name": "out"}]
+    yield "nat", nat
+    qos = more(policers=[
+        {"id": 1, "name": "gold", "kind": "single-rate-three-color", "rate": 1000, "burst": 1500, "excess-burst": 3000,
+         "color-aware": True, "yellow-dscp": 12},
+        {"id": 2, "kind": "two-rate-three-color", "unit": "packets", "rate": 1, "burst": 1, "peak-rate": 2, "peak-burst": 2}],
+        qos_classifiers=[{"id": 1, "default": 1, "dscp": [{"values": [46], "class": 5}],
+                          "pcp": [{"values": [5], "class": 5}], "exp": [{"values": [5], "class": 5}]}],
+        qos_marks=[{"id": 1, "classes": [{"class": 5, "dscp": 46, "outer-dscp": 46, "exp": 5, "pcp": 5}]}])
+    qos["interfaces"][0] |= {"ingress-policer": 1, "egress-policer": 2, "qos-classifier": 1, "qos-marks": 1}
+    qos["interfaces"][1]["fat-flows"] = [
+        {"protocol": 17, "port": 53, "local": "ignore", "remote": {"prefix": "10.0.0.0/8", "length": 16}}, {"protocol": 6}]
+    yield "qos", qos
+
+
+def words():
+    """What a schema knows: keys and the words of enumerations."""
+    found = set()
+
+    def walk(value):
+        if isinstance(value, dict):
+            found.update(value.get("properties", {}))
+            found.update(word for word in value.get("enum", []) if isinstance(word, str))
+            for entry in value.values():
+                walk(entry)
+        elif isinstance(value, list):
+            for entry in value:
+                walk(entry)
+    walk(json.loads((pathlib.Path(__file__).resolve().parents[2] / "docs/tables.schema.json").read_text()))
+    return sorted(found)
+
+
+def main(folder):
+    for name in ("packet", "tables"):
+        (folder / f"{name}.corpus").mkdir(parents=True, exist_ok=True)
+    for name, data in seeds():
+        (folder / "packet.corpus" / name).write_bytes(data)
+        # The same to each of two workers that hand over to each other.
+        for worker in (0x80, 0xC0):
+            (folder / "packet.corpus" / f"{name}-{worker:x}").write_bytes(bytes([data[0] | worker]) + data[1:])
+    for name, document in tables():
+        (folder / "tables.corpus" / f"{name}.json").write_text(json.dumps(document))
+    quoted = [f'"\\"{word}\\""' for word in words()]
+    (folder / "tables.dict").write_text("\n".join([*quoted, '"{"', '"["', '"null"', '"true"', '"4294967295"', ""]))
 
 
 if __name__ == "__main__":
-    folder = pathlib.Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in seeds():
-        (folder / name).write_bytes(data)
-        # The same to each of two workers that hand over to each other.
-        for worker in (0x80, 0xC0):
-            (folder / f"{name}-{worker:x}").write_bytes(bytes([data[0] | worker]) + data[1:])
+    main(pathlib.Path(sys.argv[1]))

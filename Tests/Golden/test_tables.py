@@ -231,12 +231,25 @@ def test_schema_knows_what_the_program_knows(replay):
     document["nexthops"].append({"id": 59, "action": "l2-receive", "vrf": 1})
     document["nexthops"].append({"id": 58, "action": "l3-receive", "vrf": 1})
     document["neighbors"] = [{"vrf": 1, "address": "10.1.0.9", "mac": weft.MAC["d"]}]
+    document["interfaces"][1] |= {"fat-flows": [
+        {"protocol": 17, "port": 53, "local": "ignore", "remote": {"prefix": "10.0.0.0/8", "length": 16}}],
+        "ingress-policer": 1, "egress-policer": 2, "qos-classifier": 1, "qos-marks": 1}
+    document["nexthops"][4]["outer-dscp"] = 8
+    document["policers"] = [
+        {"id": 1, "name": "gold", "kind": "single-rate-three-color", "unit": "bits", "rate": 1000, "burst": 1500,
+         "excess-burst": 3000, "color-aware": True, "yellow-dscp": 12},
+        {"id": 2, "kind": "two-rate-three-color", "unit": "packets", "rate": 1000, "burst": 10, "peak-rate": 2000,
+         "peak-burst": 20}]
+    document["qos-classifiers"] = [{"id": 1, "name": "trust", "default": 0, "dscp": [{"values": [46], "class": 5}],
+                                    "pcp": [{"values": [5], "class": 5}], "exp": [{"values": [5], "class": 5}]}]
+    document["qos-marks"] = [{"id": 1, "name": "core", "classes": [
+        {"class": 5, "dscp": 46, "outer-dscp": 46, "exp": 5, "pcp": 5}]}]
     document["address-sets"] = [{"id": 1, "name": "pods", "members": ["10.0.0.0/8"], "except": ["10.1.0.0/16"]}]
     document["rules"] = [
         {"id": 1, "name": "web", "priority": 1, "direction": "ingress", "action": "allow", "tag": 1, "vrf": 1,
          "remote-sets": [1], "remote-prefix": "10.2.0.0/16", "local-prefix": "10.1.0.0/16", "protocol": 6,
          "source-ports": ["1024-65535"], "destination-ports": [80], "tcp-flags": {"mask": 2, "value": 2},
-         "log": True, "mirror": 1, "dscp": 1},
+         "log": True, "mirror": 1, "dscp": 1, "policer": 1},
         {"id": 2, "priority": 2, "direction": "egress", "action": "deny", "protocol": 1, "icmp-type": 8,
          "icmp-code": 0}]
     document["nat-pools"] = [{"id": 0, "name": "out", "vrf": 2, "first": "203.0.113.1", "last": "203.0.113.9",

@@ -206,30 +206,36 @@ import WeftWire
     func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count) }
     let v4: [UInt8] = zeros(8) + RawSocket.words([0x0A00_0001, 0x0000_FFFF])  // 10.0.0.1
     let mac: [UInt8] = [1, 0, 0, 0, 0, 2, 0, 0]
-    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, vlan, mac limit
+    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, vlan, mac limit, fat flows, QoS
+    let more = zeros(5)
     let head = zeros(4)
     let rest = [0xDC, 0x05] + zeros(4)
     #expect(try reason(3, head + [0, 1] + rest + mac + [0, 0]).contains("interface role"))
     #expect(try reason(3, head + [5, 1] + rest + mac + [0, 0]).contains("interface role"))
     #expect(try reason(3, head + [1, 0] + rest + mac + [0, 0]).contains("port kind"))
-    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 0] + zeros(10)).hasPrefix("understood"))
+    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 0] + zeros(10) + more).hasPrefix("understood"))
     #expect(try reason(3, head + [1, 1] + rest + [1, 0, 0, 0, 0, 2, 1, 0] + [0, 0]).contains("\"mac\""))
     #expect(try reason(3, head + [1, 1] + rest + mac + [16] + zeros(16) + [0]).contains("device"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [200, 65, 0]).contains("device"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [2, 0xC3, 0x28, 0]).contains("device"), "no UTF-8")
     #expect(try reason(3, head + [1, 1] + rest + mac + [0, 5] + zeros(80)).contains("address count"))
     #expect(try reason(3, head + [1, 1] + rest + mac + [0, 2] + v4).contains("address"))
-    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 1] + v4 + zeros(10)).hasPrefix("understood"))
+    #expect(try reason(3, head + [1, 1] + rest + mac + [0, 1] + v4 + zeros(10) + more).hasPrefix("understood"))
     let unflagged = head + [1, 1] + rest + mac + [0, 0]
-    #expect(try reason(3, unflagged + [127, 0, 0, 0, 1, 9, 0, 0, 0] + zeros(5)).hasPrefix("understood"))
+    #expect(try reason(3, unflagged + [127, 0, 0, 0, 1, 9, 0, 0, 0] + zeros(5) + more).hasPrefix("understood"))
     #expect(try reason(3, unflagged + zeros(5) + [2]).contains("\"vlan\""))
     #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(9)).contains("inner vlan"))
     #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(10)).contains("mac limit"))
-    #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(14)).hasPrefix("understood"))
+    #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(14) + more).hasPrefix("understood"))
     #expect(try reason(3, unflagged + [128, 0, 0, 0, 0]).contains("interface flags"))
     #expect(try reason(3, unflagged + [0, 0, 0, 128, 0]).contains("interface flags"))
     #expect(try reason(3, unflagged + [0, 0, 0, 0, 9] + zeros(36)).contains("tag count"))
     #expect(try reason(3, unflagged + [0, 0, 0, 0, 2] + zeros(4)).contains("\"tag\""))
+    #expect(try reason(3, unflagged + zeros(5) + [17] + zeros(100)).contains("fat flow count"))
+    #expect(try reason(3, unflagged + zeros(5) + [1, 17, 0, 0, 3, 0]).contains("fat flow end"))
+    #expect(try reason(3, unflagged + zeros(5) + [1, 17, 0, 0, 0, 2] + v4 + [31, 24]).contains("fat flow prefix"))
+    #expect(try reason(3, unflagged + zeros(6) + [2]).contains("ingress policer"))
+    #expect(try reason(3, unflagged + zeros(9) + [1, 0, 0, 0]).contains("remark"))
     // vrf: id, name
     #expect(try reason(5, head + [64] + zeros(64)).contains("vrf name"))
     #expect(try reason(5, head + [0xFF]).contains("vrf name"))
@@ -275,10 +281,10 @@ import WeftWire
     // rule: id, name, priority, direction, action, tag, VRF?, sets, prefixes?, protocol?, ports, …
     let start = head + [0] + zeros(4)
     let none = zeros(4) + [0]
-    #expect(try reason(35, start + [1, 1] + none + [0] + zeros(13)).hasPrefix("understood"))
-    #expect(try reason(35, start + [0, 1] + none + [0] + zeros(13)).contains("direction"))
-    #expect(try reason(35, start + [3, 1] + none + [0] + zeros(13)).contains("direction"))
-    #expect(try reason(35, start + [1, 4] + none + [0] + zeros(13)).contains("action"))
+    #expect(try reason(35, start + [1, 1] + none + [0] + zeros(14)).hasPrefix("understood"))
+    #expect(try reason(35, start + [0, 1] + none + [0] + zeros(14)).contains("direction"))
+    #expect(try reason(35, start + [3, 1] + none + [0] + zeros(14)).contains("direction"))
+    #expect(try reason(35, start + [1, 4] + none + [0] + zeros(14)).contains("action"))
     #expect(try reason(35, start + [1, 1] + none + [9] + zeros(49)).contains("set count"))
     #expect(try reason(35, start + [1, 1] + zeros(4) + [2] + zeros(14)).contains("vrf"))
     #expect(try reason(35, start + [1, 1] + none + [0, 0, 0, 0, 5] + zeros(30)).contains("source ports"))

@@ -35,6 +35,22 @@ enum Samples {
         id: 4, role: .fabric, port: .vlan, device: "e.1.2", mac: .virtualRouter,
         vlan: VLANConfiguration(parent: 0, proto: 0x88A8, outer: 1, inner: 4094), macLimit: .max),
     ]
+    + fatFlows.map { list in
+      var interface = InterfaceConfiguration(
+        id: 3, role: .virtual, port: .packet, device: "fifteen-letters", mac: .virtualRouter,
+        addresses: Array(addresses.prefix(4)), flags: .all, tags: [1, 2, 3, 4, 5, 6, 7, .max])
+      interface.fatFlows = list
+      interface.qos = InterfaceQoS(ingressPolicer: 0, egressPolicer: .max, classifier: 1, remark: .max)
+      return interface
+    }
+  static let fatFlows = [
+    [FatFlow(proto: 0)], [FatFlow(proto: .max, port: .max, local: .ignored, remote: .ignored)],
+    (0..<16).map {
+      FatFlow(
+        proto: 17, port: $0, local: .aggregated(prefixes[5], length: 127),
+        remote: .aggregated(prefixes[1], length: .max))
+    },
+  ]
   static let vrfs = [
     VRFConfiguration(id: 0, name: ""), VRFConfiguration(id: .max, name: String(repeating: "n", count: 63)),
     VRFConfiguration(id: 1, name: "blau ✓"),
@@ -69,6 +85,7 @@ enum Samples {
           TunnelConfiguration(
             encapsulation: .mplsOverGRE, interface: 0, source: addresses[1], destination: addresses[1],
             destinationMAC: .zero, fragments: true))),
+      pipe,
     ] + macs.map { NexthopConfiguration(id: 2, action: .encap(interface: 9, destinationMAC: $0)) }
     + Encapsulation.allCases.flatMap { encapsulation in
       addresses.map {
@@ -80,6 +97,12 @@ enum Samples {
               destinationMAC: .broadcast, innerDestinationMAC: .zero)))
       }
     }
+  static var pipe: NexthopConfiguration {
+    var tunnel = TunnelConfiguration(
+      encapsulation: .vxlan, interface: 0, source: addresses[1], destination: addresses[1], destinationMAC: .zero)
+    tunnel.outerDSCP = 63
+    return NexthopConfiguration(id: 8, action: .tunnel(tunnel))
+  }
   static let labels = numbers.map { LabelConfiguration(label: $0, nexthop: ~$0) }
   static let vnis = numbers.map { VNIConfiguration(vni: $0, nexthop: ~$0) }
   static let routes = prefixes.flatMap { prefix in
@@ -113,8 +136,46 @@ enum Samples {
         id: .max, name: String(repeating: "r", count: 63), priority: .max, direction: .egress, action: .reject,
         tag: .max, vrf: .max, remoteSets: Array(1...8), remotePrefix: prefixes[5], localPrefix: prefixes[3], proto: 6,
         sourcePorts: Array(repeating: 0...65535, count: 4), destinationPorts: Array(repeating: 65535...65535, count: 8),
-        icmpType: 255, icmpCode: 0, tcpFlagsMask: 255, tcpFlagsValue: 2, isLogged: true, mirror: .max, dscp: 63)
+        icmpType: 255, icmpCode: 0, tcpFlagsMask: 255, tcpFlagsValue: 2, isLogged: true, mirror: .max, dscp: 63,
+        policer: .max)
     ]
+  static let policers = [
+    PolicerConfiguration(id: 0, rate: 0, burst: .max),
+    PolicerConfiguration(
+      id: .max, name: String(repeating: "p", count: 63), kind: .singleRateThreeColor, unit: .packets, rate: .max,
+      burst: 1, peakRate: .max, excessBurst: .max, isColorAware: true, yellowDSCP: 63),
+    PolicerConfiguration(id: 7, kind: .twoRateThreeColor, rate: 1, burst: 2, peakRate: 3, excessBurst: 4),
+  ]
+  static let classifiers = [
+    ClassifierConfiguration(id: 0), ClassifierConfiguration(id: .max, name: "c", fallback: .max, dscp: [:], exp: [:]),
+    ClassifierConfiguration(
+      id: 1, name: String(repeating: "c", count: 63), fallback: 15,
+      dscp: Dictionary(uniqueKeysWithValues: (0..<64).map { ($0, 255 - $0) }),
+      pcp: Dictionary(uniqueKeysWithValues: (0..<8).map { ($0, $0) }), exp: [255: 255]),
+  ]
+  static let remarks = [
+    RemarkConfiguration(id: 0), RemarkConfiguration(id: .max, name: "m", classes: [255: ClassMarks()]),
+    RemarkConfiguration(
+      id: 1, name: String(repeating: "m", count: 63),
+      classes: Dictionary(
+        uniqueKeysWithValues: (0..<16).map { ($0, ClassMarks(dscp: $0, outerDSCP: 255, exp: 7, pcp: 0)) })),
+  ]
+  static let policerStates = [UInt64.zero, .max].map { value in
+    var state = PolicerState()
+    state.conformingPackets = value
+    state.conformingBytes = 1
+    state.exceedingPackets = 2
+    state.exceedingBytes = value
+    state.violatingPackets = 4
+    state.violatingBytes = 5
+    return state
+  }
+  static let qosCommands: [Command] =
+    policers.map(Command.setPolicer) + classifiers.map(Command.setClassifier) + remarks.map(Command.setRemark)
+    + numbers.flatMap { [.removePolicer(id: $0), .removeClassifier(id: $0), .removeRemark(id: $0)] }
+  static let qosEntries: [TableEntry] =
+    policers.flatMap { policer in policerStates.map { TableEntry.policer(policer, $0) } }
+    + classifiers.map(TableEntry.classifier) + remarks.map(TableEntry.remark)
   static let flows = addresses.flatMap { address in
     [true, false].map { isForward in
       FlowRecord(
@@ -138,7 +199,7 @@ enum Samples {
     + rules.map(Command.setRule) + numbers.flatMap { [.removeAddressSet(id: $0), .removeRule(id: $0)] }
     + prefixes.map { Command.removeAddressSetMember(set: 7, prefix: $0) }
     + prefixes.map { Command.removeRoute(vrf: .max, prefix: $0) } + macs.map { Command.removeBridge(vrf: 1, mac: $0) }
-    + natCommands + neighbors.map(Command.setNeighbor)
+    + natCommands + qosCommands + neighbors.map(Command.setNeighbor)
     + addresses.map { Command.removeNeighbor(vrf: .max, address: $0) }
     + TableName.allCases.map { Command.dump(table: $0, cursor: .max, limit: .max) }
 
@@ -152,7 +213,7 @@ enum Samples {
     + vnis.map(TableEntry.vni) + routes.map(TableEntry.route)
     + bridgeStates.flatMap { state in bridge.map { TableEntry.bridge($0, state) } } + neighbors.map(TableEntry.neighbor)
     + flows.map(TableEntry.flow)
-    + natEntries
+    + natEntries + qosEntries
     + addressSets.map(TableEntry.addressSet) + addressSetMembers.map(TableEntry.addressSetMember)
     + rules.flatMap { [TableEntry.rule($0, hits: 0), .rule($0, hits: .max)] }
 }

@@ -64,6 +64,14 @@ private struct Node: ~Copyable {
     programmer.commit()
   }
 
+  func shareFlows(_ list: [FatFlow]) throws {
+    var interface = InterfaceConfiguration(
+      id: 2, role: .virtual, port: .packet, device: "pod2", mac: Self.mac(2), vrf: 1, flags: [.usual, .policy],
+      tags: [2])
+    interface.fatFlows = list
+    try apply(.setInterface(interface))
+  }
+
   func apply(_ command: Command) throws { try programmer.apply(command) }
 
   static func mac(_ id: UInt32) -> MACAddress { MACAddress(bits: 0x0200_0000_0000 | UInt64(id)) }
@@ -130,6 +138,42 @@ private struct Node: ~Copyable {
     try node.apply(.removeRule(id: 2))
     node.programmer.commit()
     #expect(try !node.passes(from: 1))
+  }
+
+  /// A flow of many sessions is judged again by the packet that comes next, not by its key, which has lost the port.
+  @Test func sessionsThatShareAFlowAreJudgedByTheNextOne() throws {
+    var node = try Node()
+    try node.shareFlows([FatFlow(proto: 17, port: 53)])
+    #expect(try node.passes(from: 1, sourcePort: 4000))
+    #expect(try node.passes(from: 1, sourcePort: 5000))
+    #expect(node.path.flows.count == 2)
+    var rule = Node.rule(.allow)
+    rule.sourcePorts = [5000...5000]
+    try node.apply(.setRule(rule))
+    node.programmer.commit()
+    #expect(try node.passes(from: 1, sourcePort: 5000))
+    #expect(try node.passes(from: 2, sourcePort: 53, destinationPort: 4000), "an answer in the flow")
+    rule.sourcePorts = [6000...6000]
+    try node.apply(.setRule(rule))
+    node.programmer.commit()
+    #expect(try !node.passes(from: 2, sourcePort: 53, destinationPort: 4000), "the question would not be let in")
+    #expect(try !node.passes(from: 1, sourcePort: 6000), "denied with the others")
+    #expect(node.path.flows.count == 2)
+  }
+
+  /// What began before the list, or goes on after it, loses nothing.
+  @Test func aListComesAndGoes() throws {
+    var node = try Node()
+    #expect(try node.passes(from: 1))
+    try node.shareFlows([FatFlow(proto: 17, port: 53)])
+    #expect(try node.passes(from: 2, sourcePort: 53, destinationPort: 4000), "the flow that was there has its answer")
+    #expect(node.path.flows.count == 2)
+    #expect(try node.passes(from: 1, sourcePort: 5000))
+    #expect(try node.passes(from: 1, sourcePort: 6000))
+    #expect(node.path.flows.count == 4)
+    try node.shareFlows([])
+    #expect(try node.passes(from: 1, sourcePort: 6000))
+    #expect(node.path.flows.count == 6)
   }
 
   @Test func anAddressThatLeavesItsSetLosesItsFlows() throws {

@@ -1,0 +1,180 @@
+import WeftTables
+import WeftWire
+
+// Policers: of what comes in by an interface, of the flows that a rule allows, of what goes out by an interface. Bytes
+// are those of Ethernet frames without preamble and check sequence, each segment of a super-frame one of its own. A
+// super-frame of which not all conforms goes on with the segments that do.
+
+extension PacketPath {
+  /// What came in by an interface with a policer.
+  mutating func policeIngress(_ number: UInt32) {
+    let batch = batch
+    for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
+      police(&batch[index], by: number, overhead: Int(batch[index].overhead), following: batch.count &- 1 &- index)
+    }
+  }
+
+  /// What rules say of the packets of the flows that they allow: policers, then marks.
+  mutating func enact() {
+    let batch = batch
+    for index in 0..<batch.count where batch[index].verdict == .forward && batch[index].actions != 0 {
+      let slots = batch[index].actions
+      enact(&batch[index], slots & 0xFFFF, following: batch.count &- 1 &- index)
+      if batch[index].verdict == .forward {
+        enact(&batch[index], slots >> 16, following: batch.count &- 1 &- index)
+      }
+    }
+  }
+
+  private mutating func enact(_ packet: inout Packet, _ slot: UInt32, following: Int) {
+    guard slot != 0 else { return }
+    let actions = tables.policy.actions(slot &- 1)
+    if actions.dscp != PolicyRule.keepDSCP { mark(&packet, dscp: actions.dscp) }
+    if actions.policer != 0 {
+      police(&packet, by: actions.policer, overhead: Int(packet.overhead), following: following)
+    }
+  }
+
+  /// Meters a packet, and drops what violates. `overhead`: bytes of frame before the IP packet. `following`: packets of the
+  /// batch behind it.
+  mutating func police(_ packet: inout Packet, by number: UInt32, overhead: Int, following: Int) {
+    let policers = tables.policers
+    guard packet.segments > 1 else {
+      let color = color(by: number, packet.ipLength &+ overhead, packet, following)
+      if color == .red { return drop(&packet, .policed) }
+      if color == .yellow { markYellow(&packet, number) }
+      return
+    }
+    var passed = 0
+    var isYellow = false
+    var next = packet.next
+    var bytes = segmentBytes(packet, 0)
+    while passed < packet.segments {
+      let color = color(by: number, bytes &+ overhead, packet, packet.segments &- passed &+ following)
+      if color == .red { break }
+      if color == .yellow { isYellow = true }
+      passed &+= 1
+      guard passed < packet.segments else { break }
+      if next != Packet.none {
+        bytes = batch[Int(next)].ipLength
+        next = batch[Int(next)].next
+      } else {
+        bytes = segmentBytes(packet, passed)
+      }
+    }
+    if passed < packet.segments {
+      // The one that violated has been counted.
+      let rest = packet.segments &- passed &- 1
+      let left = restBytes(packet, after: passed &+ 1)
+      self.policers.violate(policers, number, packets: rest, bytes: left &+ rest &* overhead)
+      guard passed > 0 else { return drop(&packet, .policed) }
+      counters.dropped(.policed, packet.interface, packets: packet.segments &- passed)
+      shorten(&packet, to: passed)
+    }
+    if isYellow { markYellow(&packet, number) }
+  }
+
+  @inline(__always)
+  private mutating func color(
+    by number: UInt32, _ bytes: Int, _ packet: Packet, _ following: Int
+  ) -> PolicerColor {
+    policers.meter(
+      tables.policers, number, bytes: bytes, dscp: packet.trafficClass >> 2, following: following, now: clock)
+      ?? .green
+  }
+
+  private mutating func markYellow(_ packet: inout Packet, _ number: UInt32) {
+    let dscp = policers.yellowDSCP(tables.policers, number)
+    if dscp != PolicyRule.keepDSCP { mark(&packet, dscp: dscp) }
+  }
+
+  /// Bytes of IP packet of a super-frame's segment.
+  private func segmentBytes(_ packet: Packet, _ index: Int) -> Int {
+    guard packet.next == Packet.none else { return packet.ipLength }
+    let data = packet.ipLength &- packet.payload &- index &* packet.gsoBytes
+    return packet.payload &+ min(max(0, data), packet.gsoBytes)
+  }
+
+  /// The same of all segments from one on.
+  private func restBytes(_ packet: Packet, after first: Int) -> Int {
+    guard first < packet.segments else { return 0 }
+    if packet.next == Packet.none {
+      return packet.ipLength &- packet.payload &- first &* packet.gsoBytes
+        &+ (packet.segments &- first) &* packet.payload
+    }
+    var bytes = 0
+    var index = 1
+    var next = packet.next
+    while next != Packet.none {
+      if index >= first { bytes &+= batch[Int(next)].ipLength }
+      index &+= 1
+      next = batch[Int(next)].next
+    }
+    return bytes
+  }
+
+  /// Cuts a super-frame behind its first `count` segments, at least one.
+  private mutating func shorten(_ packet: inout Packet, to count: Int) {
+    packet.segments = count
+    if packet.next != Packet.none {
+      let batch = batch
+      guard count > 1 else {
+        packet.next = Packet.none
+        packet.last = Packet.none
+        return
+      }
+      var last = packet.next
+      for _ in 2..<count { last = batch[Int(last)].next }
+      batch[Int(last)].next = Packet.none
+      packet.last = last
+      return
+    }
+    let length = packet.payload &+ count &* packet.gsoBytes
+    guard length < packet.ipLength else { return }
+    packet.ipLength = length
+    if count == 1 { packet.gso = VirtioNetHeader.gsoNone }
+    setIPLength(packet.ip, packet, length)
+    let header = packet.transportHeader
+    if packet.proto == IPProtocol.tcp {
+      // What ends the stream, or pushes it, was in the last segment.
+      header.set8(13, header.u8(13) & ~(TCP.fin | TCP.psh))
+    } else {
+      header.set16(4, UInt16(truncatingIfNeeded: length &- packet.transport))
+    }
+    // Unfinished, as every super-frame's: the pseudo-header's sum, in which the length is.
+    let sum = Checksum.pseudoHeader(
+      packet.ip, isV4: packet.isV4, proto: packet.proto, length: length &- packet.transport)
+    header.set16(
+      packet.proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum, UInt16(bigEndian: Checksum.fold(sum)))
+  }
+
+  // MARK: marks
+
+  /// Gives a packet, and what was merged with it, another DSCP; ECN stays.
+  mutating func mark(_ packet: inout Packet, dscp: UInt8) {
+    let value = dscp << 2 | packet.trafficClass & ECN.mask
+    guard value != packet.trafficClass else { return }
+    Self.setTrafficClass(packet, value)
+    packet.trafficClass = value
+    let batch = batch
+    var next = packet.next
+    while next != Packet.none {
+      let number = Int(next)
+      Self.setTrafficClass(batch[number], value)
+      batch[number].trafficClass = value
+      next = batch[number].next
+    }
+  }
+
+  /// The whole field, in the header; IPv4's checksum is updated (RFC 1624).
+  static func setTrafficClass(_ packet: Packet, _ value: UInt8) {
+    if packet.isV4 {
+      let old = packet.ip.u16(0)
+      let new = old & 0xFF00 | UInt16(value)
+      packet.ip.set16(0, new)
+      packet.ip.set16(10, Checksum.updated(packet.ip.u16(10), from: old, to: new))
+    } else {
+      IPv6.setTrafficClass(packet.ip, value)
+    }
+  }
+}
