@@ -344,7 +344,9 @@ extension PacketPath {
       guard settle(end) else { break }
       _ = flows.nextEnd()
     }
-    if isShared { sharing.publish() }
-    return isDone && !isLeft
+    guard isShared else { return isDone && !isLeft }
+    let isSettled = settleRefusals(now)
+    sharing.publish()
+    return isDone && !isLeft && isSettled
   }
 }

@@ -43,15 +43,34 @@ extension PacketPath {
     case .redirect:
       guard !note(sender, key, number) else { return }
       sharing.refused &+= 1
-      _ = sharing.tell(sender, .refuse, key, number: number)
+      _ = refuse(Refusal(worker: sender, key: key, number: number), now)
     case .endRedirect: sharing.removeRedirect(key, worker: sender, serial: number)
     case .forget: sharing.removeRedirect(key, worker: sender, serial: nil)
-    case .refuse:
-      let flow = flows.find(key, hash: key.hash(seed: seed))
-      guard flow != FlowTable.none, flows.redirect(flow) == number else { return }
-      flows.remove(flow, reason: .revoked, now: now)
+    case .refuse: _ = refuse(Refusal(worker: sharing.owner.index, key: key, number: number), now)
     case .skip, .frame: return
     }
+  }
+
+  /// Has a flow removed. False, and kept for later, where that cannot be told or done now.
+  private mutating func refuse(_ refusal: Refusal, _ now: UInt64) -> Bool {
+    if refusal.worker != sharing.owner.index {
+      if sharing.tell(refusal.worker, .refuse, refusal.key, number: refusal.number) { return true }
+    } else {
+      let flow = flows.find(refusal.key, hash: refusal.key.hash(seed: seed))
+      // Perhaps a later one by now.
+      guard flow != FlowTable.none, flows.redirect(flow) == refusal.number else { return true }
+      if flows.remove(flow, reason: .revoked, now: now) { return true }
+    }
+    sharing.put(refusal)
+    return false
+  }
+
+  /// Tries again what could not be told or done; true when nothing is left.
+  mutating func settleRefusals(_ now: UInt64) -> Bool {
+    while let refusal = sharing.nextRefusal() {
+      guard refuse(refusal, now) else { return false }
+    }
+    return true
   }
 
   /// Keeps that `sender` has the flow of a key; false where that cannot be: the key is another flow's.

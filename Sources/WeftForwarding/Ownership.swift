@@ -24,8 +24,14 @@ extension PacketPath {
     var frame = 0
     var leaves = false
     for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
+      // Packets are in the order of their frames.
       while frame < sharing.frames.count, !sharing.frames[frame].holds(batch[index].ip) { frame &+= 1 }
-      guard frame < sharing.frames.count else { return }
+      guard frame < sharing.frames.count else {
+        // One that lies elsewhere has no frame that could be handed over.
+        batch[index].marks = .decided
+        frame = 0
+        continue
+      }
       batch[index].frame = UInt8(truncatingIfNeeded: frame)
       batch[index].marks = sharing.mark(frame)
       chooseWorker(&batch[index], now)

@@ -19,6 +19,10 @@ import WeftWire
   private var sleepers: WorkerList
   private var pending: WorkerList
   private var lastSerial: UInt32 = 0
+  /// What could not be told yet, for want of room: flows of others that have to go.
+  private let refusals: UnsafeMutablePointer<Refusal>
+  private var refusalCount = 0
+  private static let refusalCapacity = 1024
 
   // The batch in hand.
 
@@ -54,6 +58,7 @@ import WeftWire
     touched = WorkerList(1)
     sleepers = WorkerList(1)
     pending = WorkerList(1)
+    unsafe refusals = .allocate(capacity: 1)
     incoming = RxFrames()
     frames = incoming
     unsafe interfaces = .allocate(capacity: RxFrames.capacity)
@@ -83,6 +88,7 @@ import WeftWire
     touched = WorkerList(workers)
     sleepers = WorkerList(workers)
     pending = WorkerList(workers)
+    unsafe refusals = .allocate(capacity: Self.refusalCapacity)
     incoming = RxFrames()
     frames = incoming
     unsafe interfaces = .allocate(capacity: RxFrames.capacity)
@@ -100,6 +106,7 @@ import WeftWire
     touched.deallocate()
     sleepers.deallocate()
     pending.deallocate()
+    unsafe refusals.deallocate()
     incoming.deallocate()
     unsafe interfaces.deallocate()
     unsafe marks.deallocate()
@@ -158,6 +165,22 @@ import WeftWire
     guard unsafe senders[worker].put(kind, key, number: number) else { return false }
     touched.add(worker)
     return true
+  }
+
+  /// Keeps a refusal until `nextRefusal` takes it.
+  mutating func put(_ refusal: Refusal) {
+    guard refusalCount < Self.refusalCapacity else { return }
+    unsafe (refusals + refusalCount).initialize(to: refusal)
+    refusalCount &+= 1
+  }
+
+  var hasRefusals: Bool { refusalCount > 0 }
+
+  /// The refusal that was put last.
+  mutating func nextRefusal() -> Refusal? {
+    guard refusalCount > 0 else { return nil }
+    refusalCount &-= 1
+    return unsafe refusals[refusalCount]
   }
 
   /// Puts a record for a frame of `bytes` into a worker's ring, its header written; where the frame goes, or nil when
@@ -276,6 +299,13 @@ import WeftWire
 
   /// Among what a worker has not told yet there is that it has the flow of a key no longer.
   func willEnd(_ worker: Int, _ key: FlowKey) -> Bool { unsafe receivers[worker].endsRedirect(key) }
+}
+
+/// A flow that has to go, because its redirect cannot be: of another worker, or of this one.
+struct Refusal {
+  let worker: Int
+  let key: FlowKey
+  let number: UInt32
 }
 
 /// A few workers, each once.

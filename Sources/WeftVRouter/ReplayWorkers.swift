@@ -45,7 +45,8 @@ final class ReplayWorkers {
     }
     self.workers = workers
     self.reports = reports
-    for worker in workers { try worker.start() }
+    // One that is alone needs no thread of its own.
+    if count > 1 { for worker in workers { try worker.start() } }
   }
 
   /// Ends the threads.
@@ -180,13 +181,17 @@ private final class ReplayWorker: @unchecked Sendable {
     self.thread = nil
   }
 
-  /// The thread does a piece of work; what it sent by that.
+  /// The thread, if there is one, does a piece of work; what it sent by that.
   func turn(_ work: Work, time: UInt64) -> [ReplayFrame] {
     self.work = work
     self.time = time
-    begin.signal()
-    _ = done.wait(milliseconds: -1)
-    done.drain()
+    if thread == nil {
+      _ = perform()
+    } else {
+      begin.signal()
+      _ = done.wait(milliseconds: -1)
+      done.drain()
+    }
     defer { sent = [] }
     return sent
   }
@@ -196,14 +201,20 @@ private final class ReplayWorker: @unchecked Sendable {
     while true {
       _ = begin.wait(milliseconds: -1)
       begin.drain()
-      switch work {
-      case .receive(let frames, let interface): receive(frames, interface)
-      case .takeHandedOver: takeHandedOver()
-      case .age: path.age(now: time)
-      case .end: return
-      }
+      guard perform() else { return }
       done.signal()
     }
+  }
+
+  /// False at the end.
+  private func perform() -> Bool {
+    switch work {
+    case .receive(let frames, let interface): receive(frames, interface)
+    case .takeHandedOver: takeHandedOver()
+    case .age: path.age(now: time)
+    case .end: return false
+    }
+    return true
   }
 
   private func receive(_ packets: [[UInt8]], _ interface: UInt32) {

@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 import Testing
 import WeftTables
@@ -113,10 +114,14 @@ import WeftWire
     let shared = Shared(owners: owners)
     let watch = Watch()
     let refused = Atomic<Int>(0)
+    let full = Atomic<Int>(0)
     let base = IPAddress("203.0.113.0")!.v4
     let threads = (0..<workers).map { index in
       PosixThread {
-        guard var ports = try? PortBlocks(worker: index, seed: UInt64(index)) else { return watch.sawWrong() }
+        guard var ports = try? PortBlocks(worker: index, seed: UInt64(index)) else {
+          full.add(1, ordering: .relaxed)
+          return watch.sawWrong()
+        }
         var random = SeededRandom(seed: UInt64(60 + index))
         var leases: [PortLease] = []
         func place(_ lease: PortLease) -> Int { Int(lease.address.v4 - base) * 2000 + Int(lease.port) - 2000 }
@@ -125,6 +130,11 @@ import WeftWire
           ports.release(lease.reference)
         }
         for round in 0..<400_000 {
+          if round == 19_999 {
+            // All have what they want by now, or have been refused: at once, whoever runs when.
+            full.add(1, ordering: .relaxed)
+            while full.load(ordering: .relaxed) < workers { sched_yield() }
+          }
           // Waves of want, up to more than there is for four.
           let wanted = (round / 20_000) % 2 == 0 ? 1900 : 40
           if leases.count < wanted, random.below(4) > 0 {

@@ -206,6 +206,40 @@ struct WorkerTests {
     #expect(team.memory.nat.use(pool: 0, .udp).taken == 0)
   }
 
+  @Test("A refusal that cannot be told yet is told later")
+  func refusalsWait() throws {
+    let team = try WorkerTeam(2, flows: 1 << 16, redirects: 8)
+    // Worker 1 fills the ring to worker 0.
+    var port = 1000
+    while try team.drops(.handoverFull) < 100 {
+      let packet = Self.datagram(1, 2, true, port: port, payload: port < 20000 ? 1400 : 1).packet
+      team.receive(1, 1, [Datagram.frame(packet, from: Topology.mac(1))])
+      port += 1
+      try #require(port < 60000)
+    }
+    func isThere(_ port: Int) -> Bool {
+      let key = FlowKey(
+        vrf: Topology.inside, source: Topology.address(1, true), destination: Topology.address(4, true),
+        proto: IPProtocol.udp, sourcePort: UInt16(port), destinationPort: 7)
+      return team.members[0].path.flows.find(key, hash: key.hash(seed: 1)) != FlowTable.none
+    }
+    var sent = 0
+    for port in 1000..<1200 {
+      let packet = Self.datagram(1, 4, true, port: port).packet
+      sent += team.receive(0, 1, [Datagram.frame(packet, from: Topology.mac(1))]).count
+    }
+    team.take(1)
+    let left = sent - Int(team.refused)
+    #expect(sent > 50 && team.refused > 20)
+    #expect((1000..<1200).filter(isThere).count == sent, "it has not heard of it")
+    // Worker 0 makes room; some were in the ring, others have waited.
+    team.take(0)
+    #expect((1000..<1200).filter(isThere).count > left)
+    for member in team.members { member.path.age(now: team.now) }
+    team.take(0)
+    #expect((1000..<1200).filter(isThere).count == left)
+  }
+
   @Test("A client keeps its backend, whichever workers its flows belong to", arguments: families)
   func affinity(_ isV4: Bool) throws {
     let team = try WorkerTeam(4)
