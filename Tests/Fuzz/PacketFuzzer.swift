@@ -22,6 +22,10 @@ private final class PacketFuzzer {
   private static let pods: [UInt32] = [1, 2, 3]
   private static let fabrics: [UInt32] = [4, 5]
   private static let interfaces: UInt32 = 6
+  /// A VLAN on the first pod's port, one of two tags on the second fabric's.
+  private static let vlans: [(id: UInt32, parent: UInt32, proto: UInt16, outer: UInt16, inner: UInt16)] = [
+    (6, 1, 0x8100, 100, 0), (7, 5, 0x88A8, 100, 7),
+  ]
   private static let fabricMAC: UInt64 = 0x0200_0000_0F01
   private static let underlay4 = IPAddress("192.0.2.1")!
   private static let underlay6 = IPAddress("2001:db8::1")!
@@ -30,6 +34,7 @@ private final class PacketFuzzer {
   private var now: UInt64 = 1_000_000_000
   private let memory: TableMemory
   private let worker: WorkerEpoch
+  private let reports = try! ReportRing()
 
   init() {
     memory = try! TableMemory(
@@ -43,23 +48,38 @@ private final class PacketFuzzer {
       tables: memory.reader, flows: try! FlowTable(capacity: 1024, seed: 1), fragments: try! FragmentTable(seed: 1),
       nat: try! NATWorker(worker: 0, seed: 1),
       counters: Counters(drops: drops, interfaces: counters, interfaceCount: 8), interfaces: 8, seed: 1)
+    path.reports = reports.writer
     setTables()
+    setBridge()
   }
 
   private func setTables() {
     for id in Self.pods {
-      memory.publish(
-        interface: id,
-        InterfaceEntry(
-          isFabric: false, mtu: 1500, vrf: 1, mac: 0x0200_0000_0000 | UInt64(id), addresses: [],
-          takesUDPSegmentation: false, takesVirtio: id != 3))
+      var pod = InterfaceEntry(
+        isFabric: false, mtu: 1500, vrf: 1, mac: 0x0200_0000_0000 | UInt64(id), addresses: [],
+        takesUDPSegmentation: false, takesVirtio: id != 3)
+      pod.hasSubinterfaces = id == 1
+      pod.conditions = id == 1 ? .learned : id == 2 ? .guarded : []
+      pod.isPlain = id == 3
+      memory.publish(interface: id, pod)
     }
     for id in Self.fabrics {
-      memory.publish(
-        interface: id,
-        InterfaceEntry(
-          isFabric: true, mtu: 1550, vrf: 0, mac: Self.fabricMAC, addresses: [Self.underlay4, Self.underlay6],
-          takesUDPSegmentation: id == 4, takesVirtio: id == 4))
+      var fabric = InterfaceEntry(
+        isFabric: true, mtu: 1550, vrf: 0, mac: Self.fabricMAC, addresses: [Self.underlay4, Self.underlay6],
+        takesUDPSegmentation: id == 4, takesVirtio: id == 4)
+      fabric.hasSubinterfaces = id == 5
+      memory.publish(interface: id, fabric)
+    }
+    for vlan in Self.vlans {
+      _ = memory.subinterfaces.set(
+        parent: vlan.parent, proto: vlan.proto, outer: vlan.outer, inner: vlan.inner, interface: vlan.id)
+      var entry = InterfaceEntry(
+        isFabric: false, mtu: 1400, vrf: 1, mac: 0x0200_0000_0000 | UInt64(vlan.id), addresses: [],
+        takesUDPSegmentation: false, takesVirtio: vlan.parent == 1)
+      entry.tagBytes = vlan.inner == 0 ? 4 : 8
+      entry.tags = UInt64(vlan.proto) << 48 | UInt64(vlan.outer) << 32 | (vlan.inner == 0 ? 0 : 0x8100_0007)
+      entry.isPlain = false
+      memory.publish(interface: vlan.id, entry)
     }
     var receive = NexthopEntry(kind: .receive)
     receive.vrf = 1
@@ -123,6 +143,42 @@ private final class PacketFuzzer {
     memory.labels.set(1003, 2 + 1)
   }
 
+  /// Broadcasts, a group and unknown MAC addresses go to everybody, through a list in a list; ARP is answered for a
+  /// neighbour; a label carries Ethernet frames; a subnet's hosts are asked for.
+  private func setBridge() {
+    memory.vrfBits.set(1, VRFBits([.floodsUnknown, .learns, .suppresses]).rawValue)
+    for vlan in Self.vlans {
+      var encap = NexthopEntry(kind: .encap)
+      encap.interface = vlan.id
+      encap.destinationMAC = 0x0200_0000_0000 | UInt64(vlan.id)
+      memory.publish(nexthop: 18 + vlan.id, encap)
+    }
+    var inner = NexthopEntry(kind: .multicast)
+    inner.replicas = ReplicaList(
+      ([2, 3, 24] + (12..<16)).map { .init(path: Path(nexthop: $0, label: 5001), group: UInt16($0 & 1)) })
+    memory.publish(nexthop: 20, inner)
+    var outer = NexthopEntry(kind: .multicast)
+    outer.replicas = ReplicaList(
+      ([4, 25, 20] + (8..<12)).map { .init(path: Path(nexthop: $0, label: 5002), group: UInt16($0 & 1)) })
+    memory.publish(nexthop: 21, outer)
+    var bridged = NexthopEntry(kind: .l2Receive)
+    bridged.vrf = 1
+    memory.publish(nexthop: 22, bridged)
+    var resolve = NexthopEntry(kind: .resolve)
+    resolve.interface = 3
+    memory.publish(nexthop: 23, resolve)
+    memory.labels.set(1004, 22 + 1)
+    memory.vnis.set(5004, 22 + 1)
+    func path(_ nexthop: UInt32) -> UInt32 { memory.paths.acquire(Path(nexthop: nexthop, label: 0))! }
+    _ = memory.bridge.set(vrf: 1, mac: .broadcast, path: path(21))
+    memory.routes.set(root: memory.reader.roots[2], IPPrefix("239.1.2.3/32")!, path: path(20), isNew: true)
+    memory.routes.set(root: memory.reader.roots[2], IPPrefix("10.1.3.0/24")!, path: path(23), isNew: true)
+    memory.routes.set(root: memory.reader.roots[3], IPPrefix("ff0e::1/128")!, path: path(20), isNew: true)
+    for address in ["10.1.1.9", "fd00:1::1:9"] {
+      _ = memory.neighbors.set(vrf: 1, address: IPAddress(address)!, mac: MACAddress(bits: 0x0200_0000_0200))
+    }
+  }
+
   func run(_ input: UnsafeBufferPointer<UInt8>) {
     let interface = UInt32(input[0]) % Self.interfaces
     var frames = RxFrames()
@@ -150,12 +206,14 @@ private final class PacketFuzzer {
     for index in 0..<path.tx.touchedCount { look(at: path.tx.touched(index)) }
     path.tx.reset()
     path.age(now: now)
+    while reports.next() != nil {}
     worker.goOffline()
   }
 
   /// What leaves is whole, and asks of the kernel only what can be done.
   private func look(at interface: UInt32) {
-    precondition(interface < Self.interfaces && interface > 0, "a frame for interface \(interface)")
+    let last = Self.interfaces + UInt32(Self.vlans.count) - 1
+    precondition(interface <= last && interface > 0, "a frame for interface \(interface)")
     var next = path.tx.head(interface)
     while next != TxFrames.none {
       let frame = path.tx.frame(next)
@@ -163,7 +221,8 @@ private final class PacketFuzzer {
       let vector = path.tx.vector(frame)
       let pieces = (0..<Int(frame.pieces)).reduce(0) { $0 + vector[$1].iov_len }
       precondition(pieces == length + VirtioNetHeader.bytes, "\(pieces) bytes in pieces, \(length) in the frame")
-      precondition(length >= Ethernet.bytes && length <= 65535 + Ethernet.bytes, "\(length) bytes")
+      let most = 65535 + Ethernet.bytes + 2 * Ethernet.tagBytes
+      precondition(length >= Ethernet.bytes && length <= most, "\(length) bytes")
       precondition(frame.packets >= 1)
       let copy = UnsafeMutableRawPointer.allocate(byteCount: length, alignment: 1)
       path.tx.copy(frame, to: copy)
@@ -177,7 +236,12 @@ private final class PacketFuzzer {
         precondition(virtio.flags & VirtioNetHeader.needsChecksum != 0, "segments without checksums")
         precondition(virtio.gsoBytes > 0 && Int(virtio.headerBytes) <= length, "segments of nothing")
       }
-      let takesVirtio = interface != 3 && interface != 5
+      let takesVirtio = interface != 3 && interface != 5 && interface != 7
+      for vlan in Self.vlans where vlan.id == interface {
+        var type = [UInt8](repeating: 0, count: length)
+        type.withUnsafeMutableBytes { path.tx.copy(frame, to: $0.baseAddress!) }
+        precondition(UInt16(type[12]) << 8 | UInt16(type[13]) == vlan.proto, "a frame without its tag")
+      }
       precondition(takesVirtio || virtio == VirtioNetHeader(), "a request to a port that takes none")
       next = frame.next
     }
