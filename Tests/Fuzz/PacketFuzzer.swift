@@ -68,6 +68,8 @@ private final class PacketFuzzer {
         isFabric: true, mtu: 1550, vrf: 0, mac: Self.fabricMAC, addresses: [Self.underlay4, Self.underlay6],
         takesUDPSegmentation: id == 4, takesVirtio: id == 4)
       fabric.hasSubinterfaces = id == 5
+      fabric.conditions = .learned
+      fabric.isPlain = id == 4
       memory.publish(interface: id, fabric)
     }
     for vlan in Self.vlans {
