@@ -8,6 +8,7 @@ extension PacketPath {
     _ frames: RxFrames, from first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
     let hasSubinterfaces = interface.entry.hasSubinterfaces
+    learnsRemote = interface.entry.conditions.contains(.learned)
     for index in first..<frames.count {
       let frame = frames[index]
       if hasSubinterfaces, frame.length >= Ethernet.bytes, Ethernet.isTag(frame.bytes.u16(Ethernet.type)) {
@@ -135,7 +136,7 @@ extension PacketPath {
         if packet.link == .router, packet.conditions.contains(.notRouted) { return drop(&packet, .routingOff) }
         if packet.link == .other, packet.conditions.contains(.notBridged) { return drop(&packet, .bridgingOff) }
       }
-      if packet.vni != Packet.none, tables.vrfBits[packet.vrf] & VRFBits.learns.rawValue != 0 {
+      if learnsRemote, packet.vni != Packet.none, tables.vrfBits[packet.vrf] & VRFBits.learns.rawValue != 0 {
         learn(packet, behind: packet.outerSource, vni: packet.vni)
       }
     case .encap:

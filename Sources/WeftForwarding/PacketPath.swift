@@ -39,6 +39,8 @@ import WeftWire
   public var identification: UInt32 = 0
   /// An interface of this batch has the flag to clamp.
   var clamps = false
+  /// Packets of this batch that come out of VXLAN may teach a VRF where their senders are.
+  var learnsRemote = false
   /// Where this worker tells the control thread what it sees; nil where nobody listens.
   public var reports: ReportWriter?
   /// Something has been reported: whoever looks sets it back.

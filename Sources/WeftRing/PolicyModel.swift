@@ -17,7 +17,7 @@ public struct InterfaceFlags: OptionSet, Hashable, Sendable {
   public static let antiSpoofing = InterfaceFlags(rawValue: 8)
   /// Flows that are there go on, no new ones begin.
   public static let dropNewFlows = InterfaceFlags(rawValue: 16)
-  /// MAC addresses behind it are learned. Refused so far.
+  /// MAC addresses behind it are learned. With `bridging`, and not with `antiSpoofing`.
   public static let learning = InterfaceFlags(rawValue: 32)
   /// The maximum segment size of TCP connections is lowered to what fits.
   public static let clampMSS = InterfaceFlags(rawValue: 64)

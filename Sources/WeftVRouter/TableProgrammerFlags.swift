@@ -38,13 +38,13 @@ extension TableProgrammer {
     if flags.contains(.antiSpoofing) { entry.conditions.insert(.guarded) }
     if !flags.contains(.bridging) { entry.conditions.insert(.notBridged) }
     if !flags.contains(.routing) { entry.conditions.insert(.notRouted) }
-    if flags.contains(.learning) { entry.conditions.insert(.learned) }
+    // Of a fabric interface: there is a VRF that learns what comes out of tunnels.
+    if interface.role == .fabric ? learning.vrfs > 0 : flags.contains(.learning) { entry.conditions.insert(.learned) }
     if interface.role == .monitoring { entry.conditions = .refused }
     entry.dropsNewFlows = flags.contains(.dropNewFlows)
     entry.hasSubinterfaces = interfaces[interface.id]?.value.subinterfaces.isEmpty == false
     entry.isPlain =
       entry.isPlain && entry.conditions.isSubset(of: .notBridged) && interface.role != .host
-      && !(interface.role == .fabric && learning.vrfs > 0)
     if let vlan = interface.vlan { apply(vlan, to: &entry) }
   }
 }

@@ -19,6 +19,7 @@ struct Weft: ParsableCommand {
         weft vif                                interfaces, their links and counters
         weft route --vrf blue                   routes of one virtual network
         weft route get 10.1.2.3 --vrf blue      the route to an address
+        weft bridge --learned                   MAC addresses that were learned from packets
         weft service                            services and how many backends they have
         weft flow --address 10.1.2.3            flows from or to an address
         weft policy                             rules, and how many flows each has decided on

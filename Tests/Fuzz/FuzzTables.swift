@@ -10,7 +10,7 @@ enum FuzzTables {
   static let interfaces: UInt32 = 8
 
   static let json = """
-    {"vrfs": [{"id": 1, "name": "inside"}, {"id": 2, "name": "outside"}],
+    {"vrfs": [{"id": 1, "name": "inside", "flags": ["flood-unknown", "learning", "suppression"]}, {"id": 2, "name": "outside"}],
      "policers": [
        {"id": 0, "rate": 1000000000, "burst": 100000},
        {"id": 1, "unit": "packets", "rate": 200, "burst": 20},
@@ -26,7 +26,7 @@ enum FuzzTables {
        \(pod(1, 1, #""flags": ["policy", "bridging", "routing"], "tags": [1]"#)),
        \(pod(2, 1, #""flags": ["policy", "bridging", "routing", "clamp-mss"], "tags": [2, 3]"#)),
        \(pod(3, 1, #"""
-         "flags": ["policy", "bridging", "routing", "clamp-mss"], "tags": [3], "mtu": 1400, "ingress-policer": 0,
+         "flags": ["policy", "bridging", "routing", "clamp-mss", "learning"], "tags": [3], "mtu": 1400, "ingress-policer": 0,
          "egress-policer": 3, "qos-classifier": 0, "qos-marks": 0, "fat-flows": [
            {"protocol": 17, "port": 53}, {"protocol": 6, "port": 443, "remote": "ignore"}, {"protocol": 132},
            {"protocol": 17, "port": 5000, "remote": {"prefix": "10.1.0.0/16", "length": 24}},
@@ -34,20 +34,36 @@ enum FuzzTables {
          """#)),
        \(fabric(4, "")),
        \(fabric(5, #", "ingress-policer": 2, "egress-policer": 2, "qos-classifier": 0, "qos-marks": 0"#)),
-       \(pod(6, 2, #""egress-policer": 1"#))],
+       \(pod(6, 2, #""egress-policer": 1, "flags": ["bridging", "routing", "anti-spoofing"]"#)),
+       \(vlan(7, on: 3, #""vlan": 100, "vrf": 1"#)),
+       \(vlan(9, on: 5, #""vlan": 100, "inner-vlan": 7, "vrf": 1"#))],
      "nexthops": [
        {"id": 0, "action": "discard"}, {"id": 1, "action": "receive"}, {"id": 5, "action": "vrf-translate", "vrf": 1},
        {"id": 6, "action": "vrf-translate", "vrf": 2},
        \([1, 2, 3].map { encap(1 + $0, $0) }.joined(separator: ",\n")), \(encap(7, 6)),
        \(tunnels.joined(separator: ",\n")),
+       \(encap(32, 7)), \(encap(33, 9)),
+       {"id": 34, "action": "multicast", "members": [
+          {"nexthop": 2}, {"nexthop": 4}, {"nexthop": 32}, {"nexthop": 8, "label": 5001, "group": 1},
+          {"nexthop": 13, "label": 5001, "group": 2}]},
+       {"id": 35, "action": "multicast", "members": [
+          {"nexthop": 3}, {"nexthop": 33}, {"nexthop": 34}, {"nexthop": 10, "label": 5001, "group": 1}]},
+       {"id": 36, "action": "l2-receive", "vrf": 1}, {"id": 37, "action": "resolve", "interface": 3},
        {"id": 30, "action": "ecmp", "members": [{"nexthop": 2}, {"nexthop": 3, "weight": 7}, {"nexthop": 4}]},
        {"id": 31, "action": "ecmp", "members": [
           {"nexthop": 8, "label": 5001}, {"nexthop": 10, "label": 5001}, {"nexthop": 16, "label": 5001},
           {"nexthop": 13, "label": 5001, "weight": 3}, {"nexthop": 22, "label": 5001}]}],
-     "vnis": [{"vni": 5001, "nexthop": 5}, {"vni": 5002, "nexthop": 6}, {"vni": 5003, "nexthop": 3}],
-     "labels": [{"label": 1002, "nexthop": 5}, {"label": 1003, "nexthop": 2}, {"label": 1004, "nexthop": 6}],
-     "routes": [\(routes.joined(separator: ",\n"))],
-     "bridge": [\(bridge.joined(separator: ",\n"))],
+     "vnis": [{"vni": 5001, "nexthop": 5}, {"vni": 5002, "nexthop": 6}, {"vni": 5003, "nexthop": 3},
+              {"vni": 5004, "nexthop": 36}],
+     "labels": [{"label": 1002, "nexthop": 5}, {"label": 1003, "nexthop": 2}, {"label": 1004, "nexthop": 6},
+                {"label": 1005, "nexthop": 36}],
+     "neighbors": [{"vrf": 1, "address": "10.1.1.9", "mac": "02:00:00:00:02:00"},
+                   {"vrf": 1, "address": "fd00:1::1:9", "mac": "02:00:00:00:02:00"}],
+     "routes": [{"vrf": 1, "prefix": "239.1.2.3/32", "nexthop": 34}, {"vrf": 1, "prefix": "ff0e::1/128", "nexthop": 34},
+                {"vrf": 1, "prefix": "10.1.3.0/24", "nexthop": 37},
+                \(routes.joined(separator: ",\n"))],
+     "bridge": [{"vrf": 1, "mac": "ff:ff:ff:ff:ff:ff", "nexthop": 35},
+                \(bridge.joined(separator: ",\n"))],
      "nat-pools": [{"id": 0, "vrf": 2, "first": "203.0.113.1", "last": "203.0.113.2", "block-ports": 64},
                    {"id": 1, "vrf": 2, "first": "2001:db8:113::1", "first-port": 2000, "last-port": 2127,
                     "block-ports": 64}],
@@ -74,6 +90,12 @@ enum FuzzTables {
 
   private static func pod(_ id: Int, _ vrf: Int, _ more: String) -> String {
     #"{"id": \#(id), "role": "virtual", "port": "packet", "device": "pod\#(id)", "mac": "\#(mac(id))", "vrf": \#(vrf), "#
+      + more + "}"
+  }
+
+  /// A VLAN on another interface's port. It takes what that takes: both are odd, or both even.
+  private static func vlan(_ id: Int, on parent: Int, _ more: String) -> String {
+    #"{"id": \#(id), "role": "virtual", "port": "vlan", "device": "vlan\#(id)", "mac": "\#(mac(id))", "parent": \#(parent), "#
       + more + "}"
   }
 

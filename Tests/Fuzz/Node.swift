@@ -34,6 +34,7 @@ final class FuzzNode {
   let programmer: TableProgrammer
   private let memory: TableMemory
   private let worker: WorkerEpoch
+  private let reports = try! ReportRing()
   private let alone: Member
   private let team: [Member]
   private var now: UInt64 = 1_000_000_000
@@ -73,6 +74,7 @@ final class FuzzNode {
     }
     alone = member(0, Sharing())
     let mesh = try! HandOverMesh(workers: 2)
+    alone.path.reports = reports.writer
     team = (0..<2).map { member($0, try! Sharing(mesh, worker: $0, redirects: 256, seed: 1)) }
   }
 
@@ -88,7 +90,10 @@ final class FuzzNode {
     look(at: member)
     takeHandedOver()
     for member in [alone] + team { member.path.age(now: now) }
+    while let report = reports.next() { programmer.take(report) }
+    programmer.age(now: now)
     worker.goOffline()
+    memory.epochs.reclaim()
   }
 
   private func takeHandedOver() {
@@ -149,7 +154,8 @@ final class FuzzNode {
       let vector = member.path.tx.vector(frame)
       let pieces = (0..<Int(frame.pieces)).reduce(0) { $0 + vector[$1].iov_len }
       precondition(pieces == length + VirtioNetHeader.bytes, "\(pieces) bytes in pieces, \(length) in the frame")
-      precondition(length >= Ethernet.bytes && length <= 65535 + Ethernet.bytes, "\(length) bytes")
+      let most = 65535 + Ethernet.bytes + 2 * Ethernet.tagBytes
+      precondition(length >= Ethernet.bytes && length <= most, "\(length) bytes")
       precondition(frame.packets >= 1)
       let copy = UnsafeMutableRawPointer.allocate(byteCount: length, alignment: 1)
       member.path.tx.copy(frame, to: copy)

@@ -82,6 +82,27 @@ def seeds():
     }.items():
         for source in (1, 3):
             yield f"{name}-{source}", bytes([source]) + frame(packet)
+    # Bridged: to all, to a group, to nobody known; with tags.
+    for name, packet in {
+        "broadcast": Ether(src="02:00:00:00:00:01", dst="ff:ff:ff:ff:ff:ff") / four("255.255.255.255") / UDP() / text,
+        "group": Ether(src="02:00:00:00:00:01", dst="01:00:5e:01:02:03") / four("239.1.2.3") / UDP() / text,
+        "group6": Ether(src="02:00:00:00:00:01", dst="33:33:00:00:00:01") / six("ff0e::1") / UDP() / text,
+        "unknown": Ether(src="02:00:00:00:00:01", dst="02:00:00:00:09:09") / four() / UDP() / text,
+        "neighbor": Ether(src="02:00:00:00:00:01", dst="ff:ff:ff:ff:ff:ff") / ARP(psrc="10.1.1.1", pdst="10.1.1.9"),
+        "resolve": pod() / four("10.1.3.9") / UDP() / text,
+    }.items():
+        for source in (1, 2, 3):
+            packet.src = f"02:00:00:00:00:0{source}"
+            yield f"{name}-{source}", bytes([source]) + frame(packet)
+        data = bytes(packet)
+        yield f"{name}-tag", bytes([POD]) + frame(data[:12] + b"\x81\0\0\x64" + data[12:])
+        yield f"{name}-tags", bytes([FABRIC_PLAIN]) + frame(data[:12] + b"\x88\xa8\0\x64\x81\0\0\7" + data[12:])
+        yield f"{name}-vxlan", bytes([FABRIC_VIRTIO]) + frame(underlay() / VXLAN(vni=5001, flags=8) / data)
+        yield f"{name}-l2", bytes([FABRIC_PLAIN]) + frame(underlay(port=6635) / MPLS(label=1004, s=1, ttl=64) / data)
+    data = bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:09:09") / four() / TCP(flags="PA") / Raw(b"x" * 5000))
+    yield "unknown-gso", bytes([POD]) + frame(data, virtio(1, 1, 54, 1200, 34, 16))
+    yield "unknown-gso-tag", bytes([POD]) + frame(
+        data[:12] + b"\x81\0\0\x64" + data[12:], virtio(1, 1, 58, 1200, 38, 16))
     yield "fragments", bytes([POD]) + b"".join(frame(pod() / part) for part in fragment(four() / UDP() / Raw(b"x" * 3000), 1400))
     # Large segments of a pod, their checksums unfinished, to every tunnel and to a pod without virtio-net headers.
     for to in ["10.1.1.3", *(f"10.1.2.{tunnel}" for tunnel in range(16)), "10.1.3.1", "10.1.4.1"]:

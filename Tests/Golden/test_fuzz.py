@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import test_flood
 import weft
 from test_truncation import carriers, kinds
 
@@ -31,6 +32,44 @@ def damage(frame, source):
     elif source.random() < 0.1:
         data += source.randbytes(source.randrange(64))
     return bytes(data)
+
+
+def bridged():
+    """Tables in which packets go to all, have tags, are learned from, and must not be spoofed; and frames of that."""
+    document = test_flood.tables(flags=["flood-unknown", "learning", "suppression"])
+    document["interfaces"][1]["flags"] = ["bridging", "routing", "learning"]
+    document["interfaces"][2]["flags"] = ["bridging", "routing", "anti-spoofing"]
+    document["neighbors"] = [{"vrf": 1, "address": "10.1.0.66", "mac": "02:00:00:00:06:01"}]
+    document["nexthops"] += [{"id": 100, "action": "l2-receive", "vrf": 1}, {"id": 101, "action": "resolve", "interface": 2}]
+    document["labels"].append({"label": 500, "nexthop": 100})
+    document["routes"].append({"vrf": 1, "prefix": "10.40.0.0/24", "nexthop": 101})
+    members = next(n["members"] for n in document["nexthops"] if n["id"] == test_flood.FLOOD)
+    for number, parent, keys in ((8, 1, {"vlan": 100}), (9, 0, {"vlan": 100, "inner-vlan": 7})):
+        document["interfaces"].append({"id": number, "role": "virtual", "port": "vlan", "parent": parent, "vrf": 1,
+                                       "device": f"v{number}", "mac": f"02:00:00:00:04:0{number}", **keys})
+        document["nexthops"].append({"id": number, "action": "encap", "interface": number,
+                                     "destination-mac": f"02:00:00:00:04:0{number}"})
+        members.append({"nexthop": number})
+    frames = [bytes(frame) for _, frame in test_flood.bums()]
+    # To everybody all are.
+    tags = {"a": b"\x81\0\0\x64", "fabric": b"\x88\xa8\0\x64\x81\0\0\7"}
+    more = {"a": frames, "fabric": [unchecked(bytes(test_flood.from_far(weft.Ether(frame)))) for frame in frames]
+            + [unchecked(bytes(weft.tunneled(("mpls-over-udp", 4), weft.Ether(frame), label=500))) for frame in frames]}
+    for port, tag in tags.items():
+        more[port] = more[port] + [frame[:12] + tag + frame[12:] for frame in frames]
+    return document, more
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_frames_of_a_bridge(replay, seed):
+    source = random.Random(seed)
+    document, more = bridged()
+    inputs = {}
+    for port, frames in more.items():
+        frames = frames + corpus(port)
+        inputs[port] = [damage(source.choice(frames), source) for _ in range(3000)]
+    run = replay(inputs, document)
+    assert len(run.drops) > 20 and run.report["learned"]
 
 
 @pytest.mark.parametrize("seed", range(4))
