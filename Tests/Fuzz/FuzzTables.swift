@@ -35,7 +35,7 @@ enum FuzzTables {
        \(fabric(4, "")),
        \(fabric(5, #", "ingress-policer": 2, "egress-policer": 2, "qos-classifier": 0, "qos-marks": 0"#)),
        \(pod(6, 2, #""egress-policer": 1, "flags": ["bridging", "routing", "anti-spoofing"]"#)),
-       \(vlan(7, on: 3, #""vlan": 100, "vrf": 1"#)),
+       \(vlan(7, on: 3, #""vlan": 100, "vrf": 1, "mtu": 1300"#)),
        \(vlan(9, on: 5, #""vlan": 100, "inner-vlan": 7, "vrf": 1"#))],
      "nexthops": [
        {"id": 0, "action": "discard"}, {"id": 1, "action": "receive"}, {"id": 5, "action": "vrf-translate", "vrf": 1},
@@ -60,7 +60,7 @@ enum FuzzTables {
      "neighbors": [{"vrf": 1, "address": "10.1.1.9", "mac": "02:00:00:00:02:00"},
                    {"vrf": 1, "address": "fd00:1::1:9", "mac": "02:00:00:00:02:00"}],
      "routes": [{"vrf": 1, "prefix": "239.1.2.3/32", "nexthop": 34}, {"vrf": 1, "prefix": "ff0e::1/128", "nexthop": 34},
-                {"vrf": 1, "prefix": "10.1.3.0/24", "nexthop": 37},
+                {"vrf": 1, "prefix": "10.1.9.0/24", "nexthop": 37},
                 \(routes.joined(separator: ",\n"))],
      "bridge": [{"vrf": 1, "mac": "ff:ff:ff:ff:ff:ff", "nexthop": 35},
                 \(bridge.joined(separator: ",\n"))],

@@ -52,7 +52,7 @@ final class FuzzNode {
       sizes: TableSizes(
         interfaces: Int(limits.interfaces), vrfs: Int(limits.vrfs), nexthops: Int(limits.nexthops),
         routes: Int(limits.routes), routeNodes: Int(limits.routeNodes), bridge: Int(limits.bridge)),
-      workers: 2)
+      workers: 3)
     programmer = TableProgrammer(memory: memory, limits: limits, ports: FuzzPorts())
     worker = memory.epochs.worker(0)
     func zeros(_ count: Int) -> UnsafeMutableRawPointer {
@@ -72,7 +72,8 @@ final class FuzzNode {
           nat: try! NATWorker(worker: index, seed: 1), counters: counters, interfaces: Int(Self.interfaces), seed: 1,
           sharing: sharing))
     }
-    alone = member(0, Sharing())
+    // Ports of pools are a worker's by its number: the one that is alone has one of its own.
+    alone = member(2, Sharing())
     let mesh = try! HandOverMesh(workers: 2)
     alone.path.reports = reports.writer
     team = (0..<2).map { member($0, try! Sharing(mesh, worker: $0, redirects: 256, seed: 1)) }
