@@ -291,6 +291,35 @@ def tables():
     qos["interfaces"][1]["fat-flows"] = [
         {"protocol": 17, "port": 53, "local": "ignore", "remote": {"prefix": "10.0.0.0/8", "length": 16}}, {"protocol": 6}]
     yield "qos", qos
+    # One thing each, and hardly more than that: a mutation hits it.
+    least = {"vrfs": [{"id": 1, "name": "b"}], "interfaces": [
+        {"id": 1, "role": "virtual", "port": "packet", "device": "a", "mac": weft.MAC["a"], "vrf": 1}]}
+    for key, value in {
+            "mtu": 68, "flags": ["policy", "clamp-mss"], "tags": [1, 2, 3, 4, 5, 6, 7, 8],
+            "fat-flows": [{"protocol": 17, "port": 53, "local": "ignore", "remote": {"prefix": "10.0.0.0/8", "length": 16}},
+                          {"protocol": 6, "remote": {"prefix": "fd00::/8", "length": 64}}]}.items():
+        document = copy.deepcopy(least)
+        document["interfaces"][0][key] = value
+        yield f"least-{key}", document
+    encap = {"id": 1, "action": "encap", "interface": 1, "destination-mac": weft.MAC["a"]}
+    for key, entry, more in (
+            ("nexthops", encap, {}), ("labels", {"label": 16, "nexthop": 1}, {"nexthops": [encap]}),
+            ("vnis", {"vni": 1, "nexthop": 1}, {"nexthops": [encap]}),
+            ("routes", {"vrf": 1, "prefix": "10.0.0.0/8", "nexthop": 1}, {"nexthops": [encap]}),
+            ("routes", {"vrf": 1, "prefix": "fd00::/8", "nexthop": 1}, {"nexthops": [{"id": 1, "action": "receive"}]}),
+            ("bridge", {"vrf": 1, "mac": weft.MAC["a"], "nexthop": 1}, {"nexthops": [encap]}),
+            ("nexthops", {"id": 2, "action": "ecmp", "members": [{"nexthop": 1, "weight": 2}]}, {"nexthops": [encap]}),
+            *((table, value, {}) for table, values in (*policy.items(), *nat.items(), *qos.items())
+              for value in values if table in ("address-sets", "rules", "nat-pools", "source-nat", "static-nat",
+                                               "destination-nat", "services", "policers", "qos-classifiers", "qos-marks"))):
+        document = copy.deepcopy(least)
+        if 2 in entry.values():
+            document["vrfs"].append({"id": 2, "name": "out"})
+        for name, entries in more.items():
+            document.setdefault(name, []).extend(entries)
+        entry = {name: value for name, value in entry.items() if name not in ("pool", "remote-sets", "policer")}
+        document.setdefault(key, []).append(entry)
+        yield f"least-{key}-{entry.get('id', '')}{len(str(entry))}", document
 
 
 def words():

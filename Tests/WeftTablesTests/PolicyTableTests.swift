@@ -392,6 +392,27 @@ private struct World {
     #expect(table.hits(ofRule: 1) == 0)
   }
 
+  /// Rules that go keep their place until a commit: who replaces more than the table holds in one go is refused.
+  @Test func rulesThatAreGoneKeepTheirPlaces() throws {
+    let epochs = try Epochs(workers: 1)
+    let table = try PolicyTable(rules: 4, epochs: epochs)
+    func rule(_ id: UInt32) -> PolicyRule { PolicyRule(id: id, priority: 1, isIngress: true, action: .allow) }
+    for id in 0..<4 as Range<UInt32> { try table.set(rule(id)) }
+    #expect(throws: PolicyLimit.rules(4)) { try table.set(rule(4)) }
+    for id in 0..<4 as Range<UInt32> {
+      table.remove(rule: id)
+      try table.set(rule(id + 10))
+    }
+    table.remove(rule: 10)
+    #expect(throws: PolicyLimit.rules(4)) { try table.set(rule(20)) }
+    table.commit()
+    epochs.reclaim()
+    try table.set(rule(20))
+    table.commit()
+    #expect(table.ruleCount == 4)
+    #expect(table.hits(ofRule: 20) == 0)
+  }
+
   @Test func refusesWhatHasNoRoom() throws {
     let fixture = try Fixture(rules: 20_000)
     let table = fixture.table
