@@ -56,10 +56,7 @@ extension PacketPath {
     while true {
       var known = done
       while known < read, hasFlow(known) || beginFast(known, id, interface, generation, now) { known &+= 1 }
-      // In registers, as far as there are any.
-      var sent = tx
-      while done < known, send(done, isFromFabric, &sent, generation, now) { done &+= 1 }
-      tx = sent
+      done = sendKnown(done, known, isFromFabric, generation, now)
       // Another worker's, perhaps.
       guard isShared, done == known, done < read, passOnFast(done, id) else { break }
       done &+= 1
@@ -69,6 +66,19 @@ extension PacketPath {
     for index in 0..<done { bytes &+= frames[index].length }
     received(id, packets: done, bytes: bytes)
     return done
+  }
+
+  /// Sends packets that have flows, up to the first whose flow does not know everything about it; returns where that is.
+  @inline(never)
+  private mutating func sendKnown(
+    _ first: Int, _ end: Int, _ isFromFabric: Bool, _ generation: UInt32, _ now: UInt64
+  ) -> Int {
+    // In registers, as far as there are any.
+    var sent = tx
+    var index = first
+    while index < end, send(index, isFromFabric, &sent, generation, now) { index &+= 1 }
+    tx = sent
+    return index
   }
 
   /// The candidate is the packet's flow.
