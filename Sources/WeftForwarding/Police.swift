@@ -144,8 +144,9 @@ extension PacketPath {
     // Unfinished, as every super-frame's: the pseudo-header's sum, in which the length is.
     let sum = Checksum.pseudoHeader(
       packet.ip, isV4: packet.isV4, proto: packet.proto, length: length &- packet.transport)
-    header.set16(
-      packet.proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum, UInt16(bigEndian: Checksum.fold(sum)))
+    // Where a sender asked for another place, that may be cut off.
+    packet.checksumOffset = packet.proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum
+    header.set16(packet.checksumOffset, UInt16(bigEndian: Checksum.fold(sum)))
   }
 
   // MARK: marks

@@ -69,8 +69,10 @@ private struct Node: ~Copyable {
   }
 
   /// A super-frame of `total` payload bytes in segments of 1000: what leaves, frame by frame, and the virtio-net headers.
-  mutating func send(isV4: Bool, isTCP: Bool, to host: UInt8, total: Int) -> [(frame: [UInt8], virtio: VirtioNetHeader)]
-  {
+  /// `asked`: where the sender wants the checksum, from the transport header; nil for where it belongs.
+  mutating func send(
+    isV4: Bool, isTCP: Bool, to host: UInt8, total: Int, checksumAt asked: Int? = nil
+  ) -> [(frame: [UInt8], virtio: VirtioNetHeader)] {
     let header = (isV4 ? 20 : 40) + (isTCP ? 20 : 8)
     let length = Ethernet.bytes + header + total
     let memory = UnsafeMutableRawPointer.allocate(byteCount: length, alignment: 16)
@@ -115,7 +117,7 @@ private struct Node: ~Copyable {
     virtio.gsoBytes = 1000
     virtio.headerBytes = UInt16(Ethernet.bytes + header)
     virtio.checksumStart = UInt16(Ethernet.bytes + (isV4 ? 20 : 40))
-    virtio.checksumOffset = UInt16(place)
+    virtio.checksumOffset = UInt16(asked ?? place)
     var frames = RxFrames()
     defer { frames.deallocate() }
     frames.append(RxFrame(bytes: bytes, length: length, virtio: virtio))
@@ -173,6 +175,16 @@ private struct Node: ~Copyable {
       }
       #expect(try node.statistics.reader().drops().first { $0.name == "policed" }?.count == UInt64(max(0, 5 - packets)))
     }
+  }
+
+  /// A checksum that is asked for in what is cut off is made where it belongs, within the frame.
+  @Test(arguments: [true, false], [true, false])
+  func checksumsOfCutFramesStayInside(isV4: Bool, isTCP: Bool) throws {
+    var node = try Node(packets: 2)
+    let (frame, virtio) = try #require(
+      node.send(isV4: isV4, isTCP: isTCP, to: 2, total: 4500, checksumAt: 4000).first)
+    #expect(Int(virtio.checksumOffset) == (isTCP ? TCP.checksum : UDP.checksum))
+    #expect(Int(virtio.checksumStart) + Int(virtio.checksumOffset) + 2 <= frame.count)
   }
 
   /// Into a tunnel the segments go one by one.
