@@ -74,8 +74,8 @@ struct BridgingForwarderTests {
       try sandbox.help("/usr/bin/python3", ["-c", Self.tagger, namespace, trunk] + tags)
     }
     try set(sandbox, single, 3)
-    // The port's MTU has room for one tag more than an untagged packet.
-    try set(sandbox, double, 4, mtu: 1496)
+    // A kernel's port takes a tag of 0x8100 beyond its MTU, and nothing else: two tags must fit into it.
+    try set(sandbox, double, 4, mtu: 1492)
     return (single, double)
   }
 
@@ -114,7 +114,7 @@ struct BridgingForwarderTests {
       addresses: isFabric ? [IPAddress("192.0.2.1")!] : [])
     var commands: [Command] = [
       .begin(generation: 1), .setVRF(VRFConfiguration(id: 0, name: "blue")), .setInterface(parent),
-      Self.vlan(1, 3, Self.single), Self.vlan(2, 4, Self.double, mtu: 1496),
+      Self.vlan(1, 3, Self.single), Self.vlan(2, 4, Self.double, mtu: 1492),
       .setInterface(
         InterfaceConfiguration(id: 3, role: .virtual, port: .tap, device: "tap0", mac: Self.mac(2), vrf: 0)),
       .setNexthop(NexthopConfiguration(id: 9, action: .receive)),
@@ -176,7 +176,7 @@ struct BridgingForwarderTests {
       interface.flags = [.bridging, .learning]
       return .setInterface(interface)
     }
-    let vlans = [Self.vlan(1, 3, Self.single), Self.vlan(2, 4, Self.double, mtu: 1496)].compactMap {
+    let vlans = [Self.vlan(1, 3, Self.single), Self.vlan(2, 4, Self.double, mtu: 1492)].compactMap {
       if case .setInterface(let interface) = $0 { learns(interface) } else { nil }
     }
     func interface(_ id: UInt32, _ device: String) -> InterfaceConfiguration {
