@@ -106,7 +106,7 @@ import WeftWire
 
   // MARK: colours
 
-  private mutating func color(
+  private func color(
     _ slot: Int, _ entry: EntryReference<PolicerEntry>, _ cost: Int64, _ dscp: UInt8, _ packets: Int64
   ) -> PolicerColor {
     let own: PolicerColor = entry.entry.isColorAware ? Self.color(ofDSCP: dscp) : .green
@@ -144,7 +144,7 @@ import WeftWire
     unsafe open[slot].committed < cost || (kind != .singleRate && open[slot].other < cost)
   }
 
-  @unsafe private mutating func draw(_ slot: Int, _ entry: EntryReference<PolicerEntry>, _ wanted: Int64) {
+  @unsafe private func draw(_ slot: Int, _ entry: EntryReference<PolicerEntry>, _ wanted: Int64) {
     let committedTotal = unsafe open[slot].committedTotal
     let allTotal = unsafe open[slot].allTotal
     switch entry.entry.kind {

@@ -295,7 +295,7 @@ def tables():
     least = {"vrfs": [{"id": 1, "name": "b"}], "interfaces": [
         {"id": 1, "role": "virtual", "port": "packet", "device": "a", "mac": weft.MAC["a"], "vrf": 1}]}
     for key, value in {
-            "mtu": 68, "flags": ["policy", "clamp-mss"], "tags": [1, 2, 3, 4, 5, 6, 7, 8],
+            "mtu": 68, "flags": ["policy", "routing", "clamp-mss"], "tags": [1, 2, 3, 4, 5, 6, 7, 8],
             "fat-flows": [{"protocol": 17, "port": 53, "local": "ignore", "remote": {"prefix": "10.0.0.0/8", "length": 16}},
                           {"protocol": 6, "remote": {"prefix": "fd00::/8", "length": 64}}]}.items():
         document = copy.deepcopy(least)
