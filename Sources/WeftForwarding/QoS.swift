@@ -38,11 +38,4 @@ extension PacketPath {
     }
     if dscp != noMark { packet.outerTrafficClass = dscp << 2 | packet.trafficClass & ECN.mask }
   }
-
-  /// The priority code point of a VLAN tag that a packet goes out with: by class, else the one that it came with, else 0.
-  func priority(_ packet: Packet, by number: UInt32) -> UInt8 {
-    let own = packet.pcp == noMark ? 0 : packet.pcp
-    guard let marks = tables.remark(number)?.entry[packet.forwardingClass], marks.pcp != noMark else { return own }
-    return marks.pcp
-  }
 }

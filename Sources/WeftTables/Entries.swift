@@ -109,7 +109,7 @@ import WeftWire
   case none
   /// encap.
   case deliver
-  /// VXLAN over IPv4, resolved, outer packets not to be fragmented.
+  /// VXLAN over IPv4, resolved, outer packets not to be fragmented, with the packet's own DSCP.
   case vxlan
   /// MPLS-over-UDP, the same.
   case mplsOverUDP
@@ -144,9 +144,9 @@ import WeftWire
   /// Tunnels: bytes of outer IP packet that fit.
   public var linkMTU: UInt16 = 0
   /// Tunnels: the outer header's DSCP; `noMark` for the packet's own.
-  public var outerDSCP: UInt8 = noMark
-  /// Tunnels: outer headers are as they are for most, and the packet may go the short way.
-  public var isPlain: Bool { !fragments && outerDSCP == noMark }
+  public var outerDSCP: UInt8 = noMark {
+    didSet { if outerDSCP != noMark { short = .none } }
+  }
   /// ecmp: between which paths flows are divided.
   public var members: MemberTable?
   /// multicast: where copies go.
@@ -168,6 +168,12 @@ import WeftWire
     outerBytes = 0
     outerSum = 0
     pseudoHeaderSum = 0
+  }
+
+  /// The end of a tunnel in a VRF.
+  public init(kind: NexthopKind, vrf: UInt32) {
+    self.init(kind: kind)
+    self.vrf = vrf
   }
 
   /// A tunnel. `interfaceMAC` and `mtu` are the fabric interface's.

@@ -49,17 +49,27 @@ extension FlowTable {
   /// established flows whose other buckets are full.
   mutating func place(_ hash: UInt64, _ now: UInt64) -> UInt32 {
     while true {
-      for attempt in 0..<2 {
-        let bucket = unsafe bucket(attempt == 0 ? hash : Self.other(hash))
-        let free = unsafe weft_match_tags(bucket, 0)
-        guard free != 0 else { continue }
+      let (bucket, place) = unsafe freePlace(hash)
+      if place >= 0 {
         let index = takeEntry()
-        unsafe fill(bucket, free.trailingZeroBitCount >> 1, Self.tag(hash), index)
+        unsafe fill(bucket, place, Self.tag(hash), index)
         count += 1
         return index
       }
       guard makeRoom(hash, now) else { return Self.none }
     }
+  }
+
+  /// A free place in one of a key's two buckets; -1 where there is none.
+  @inline(__always) func freePlace(_ hash: UInt64) -> (bucket: UnsafeMutableRawPointer, place: Int) {
+    var bucket = unsafe bucket(hash)
+    var free = unsafe weft_match_tags(bucket, 0)
+    if free == 0 {
+      unsafe bucket = unsafe self.bucket(Self.other(hash))
+      unsafe free = weft_match_tags(bucket, 0)
+      if free == 0 { return unsafe (bucket, -1) }
+    }
+    return unsafe (bucket, free.trailingZeroBitCount >> 1)
   }
 
   @inline(__always) func fill(_ bucket: UnsafeMutableRawPointer, _ place: Int, _ tag: UInt16, _ index: UInt32) {

@@ -63,18 +63,6 @@ extension FlowTable {
     return false
   }
 
-  /// A free place in one of a key's two buckets; -1 where there is none.
-  @inline(__always) private func freePlace(_ hash: UInt64) -> (bucket: UnsafeMutableRawPointer, place: Int) {
-    var bucket = unsafe bucket(hash)
-    var free = unsafe weft_match_tags(bucket, 0)
-    if free == 0 {
-      unsafe bucket = unsafe self.bucket(Self.other(hash))
-      unsafe free = weft_match_tags(bucket, 0)
-      if free == 0 { return unsafe (bucket, -1) }
-    }
-    return unsafe (bucket, free.trailingZeroBitCount >> 1)
-  }
-
   @inline(__always) private func write(
     _ index: UInt32, _ addresses: UInt64, _ transport: UInt64, _ flags: FlowFlags, _ tcpState: TCPState,
     _ timeout: FlowTimeout, _ rule: UInt32, _ generation: UInt32, _ mark: UInt32, _ reverse: UInt32, _ now: UInt64

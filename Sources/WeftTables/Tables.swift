@@ -126,6 +126,7 @@ public final class TableMemory: @unchecked Sendable {
   private let remarks: PointerTable
 
   public init(sizes: TableSizes, workers: Int) throws(SystemError) {
+    precondition(sizes.vrfs <= FlowKey.maximumVRFs)
     self.sizes = sizes
     epochs = try Epochs(workers: workers)
     interfaces = try PointerTable(capacity: sizes.interfaces, what: "interfaces")

@@ -134,19 +134,10 @@ extension TableProgrammer {
         interfaceMAC: fabric?.mac.bits ?? 0, mtu: fabric?.mtu ?? 0, source: tunnel.source,
         destination: tunnel.destination, nextHopMAC: tunnel.destinationMAC.bits,
         innerDestinationMAC: tunnel.innerDestinationMAC.bits, fragments: tunnel.fragments)
-      if let dscp = tunnel.outerDSCP {
-        entry.outerDSCP = dscp
-        entry.short = .none
-      }
-    case .vrfTranslate(let vrf):
-      entry = NexthopEntry(kind: .vrfTranslate)
-      entry.vrf = vrf
-    case .l2Receive(let vrf):
-      entry = NexthopEntry(kind: .l2Receive)
-      entry.vrf = vrf
-    case .l3Receive(let vrf):
-      entry = NexthopEntry(kind: .l3Receive)
-      entry.vrf = vrf
+      entry.outerDSCP = tunnel.outerDSCP ?? noMark
+    case .vrfTranslate(let vrf): entry = NexthopEntry(kind: .vrfTranslate, vrf: vrf)
+    case .l2Receive(let vrf): entry = NexthopEntry(kind: .l2Receive, vrf: vrf)
+    case .l3Receive(let vrf): entry = NexthopEntry(kind: .l3Receive, vrf: vrf)
     case .receiveAt(let interface):
       entry = NexthopEntry(kind: .encap)
       entry.interface = interface

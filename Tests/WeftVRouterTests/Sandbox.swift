@@ -17,6 +17,33 @@ func run(_ words: String...) throws -> (status: Int32, output: String) {
   return (process.terminationStatus, output)
 }
 
+/// A Python program in a namespace that says "ready" when it listens.
+final class Listener {
+  private let process = Process()
+  private let pipe = Pipe()
+  private var heard = Data()
+
+  /// Waits until it is ready.
+  init(_ script: String, in namespace: String) throws {
+    process.executableURL = URL(filePath: "/usr/bin/env")
+    process.arguments = ["ip", "netns", "exec", namespace, "/usr/bin/python3", "-c", script]
+    process.standardOutput = pipe
+    try process.run()
+    while !String(decoding: heard, as: UTF8.self).contains("ready") {
+      let more = pipe.fileHandleForReading.availableData
+      if more.isEmpty { break }
+      heard += more
+    }
+  }
+
+  /// Its last line, when it has ended.
+  func lastLine() -> String? {
+    heard += pipe.fileHandleForReading.readDataToEndOfFile()
+    process.waitUntilExit()
+    return String(decoding: heard, as: UTF8.self).split(separator: "\n").last.map(String.init)
+  }
+}
+
 /// Ten megabytes through TCP arrive as they were sent.
 func transfer(from: String, to: String, address: String) throws {
   let receiver = """
@@ -32,24 +59,10 @@ func transfer(from: String, to: String, address: String) throws {
     d = os.urandom(10 << 20); s = socket.create_connection(("\(address)", 5300), timeout=20); s.sendall(d); s.close()
     print(hashlib.sha256(d).hexdigest())
     """
-  let process = Process()
-  process.executableURL = URL(filePath: "/usr/bin/env")
-  process.arguments = ["ip", "netns", "exec", to, "/usr/bin/python3", "-c", receiver]
-  let pipe = Pipe()
-  process.standardOutput = pipe
-  try process.run()
-  var heard = Data()
-  while !String(decoding: heard, as: UTF8.self).contains("ready") {
-    let more = pipe.fileHandleForReading.availableData
-    if more.isEmpty { break }
-    heard += more
-  }
+  let listener = try Listener(receiver, in: to)
   let sent = try run("ip", "netns", "exec", from, "/usr/bin/python3", "-c", sender)
   #expect(sent.status == 0, "\(sent.output)")
-  heard += pipe.fileHandleForReading.readDataToEndOfFile()
-  process.waitUntilExit()
-  let lines = String(decoding: heard, as: UTF8.self).split(separator: "\n")
-  #expect(lines.last.map(String.init) == sent.output.trimmingCharacters(in: .whitespacesAndNewlines))
+  #expect(listener.lastLine() == sent.output.trimmingCharacters(in: .whitespacesAndNewlines))
 }
 
 struct SandboxFailure: Error, CustomStringConvertible {
