@@ -9,7 +9,8 @@ extension PacketPath {
   /// What came in by an interface with a policer.
   mutating func policeIngress(_ number: UInt32) {
     let batch = batch
-    for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
+    for index in 0..<batch.count where !batch[index].isOwn {
+      guard batch[index].verdict == .forward || batch[index].verdict == .flood else { continue }
       police(&batch[index], by: number, overhead: Int(batch[index].overhead), following: batch.count &- 1 &- index)
     }
   }

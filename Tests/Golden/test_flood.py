@@ -241,6 +241,15 @@ def test_group_discarded(replay, family):
     assert replay({"a": [frame]}, document).drops == {"discard_nexthop": 1}
 
 
+def test_floods_are_policed_where_they_come_in(replay):
+    document = tables()
+    next(entry for entry in document["interfaces"] if entry["device"] == "a")["ingress-policer"] = 1
+    document["policers"] = [{"id": 1, "unit": "packets", "rate": 1, "burst": 3}]
+    run = replay({"a": [broadcast() for _ in range(10)]}, document)
+    assert counts(run) == {"b": 3, "e": 3, "fabric": 6}
+    assert run.drops == {"policed": 7}
+
+
 # --- split horizon
 
 
