@@ -32,7 +32,11 @@ extension PacketPath {
     if flows[flow].policyGeneration != generation { judgeAgain(flow, packet, generation, now) }
     packet.flow = flow
     let flags = flows[flow].flags
-    guard !flags.isDisjoint(with: [.denied, .nat]) else { return }
+    guard !flags.isDisjoint(with: [.denied, .nat, .mirrored]) else { return }
+    if flags.contains(.mirrored) {
+      mirrorFlow(packet, to: flows.mirror(of: flow))
+      guard !flags.isDisjoint(with: [.denied, .nat]) else { return }
+    }
     if flags.contains(.denied) { return deny(&packet, isRejected: flags.contains(.rejected), now) }
     rewrite(&packet, to: flows[flows[flow].reverse].key.reversed)
   }
@@ -80,6 +84,7 @@ extension PacketPath {
         toward: target)
       tables.policy.countHit(verdict)
       var flags: FlowFlags = verdict.isLogged ? .logged : []
+      if verdict.mirror != 0 { flags.insert(.mirrored) }
       if verdict.action != .allow { flags.formUnion(verdict.action == .reject ? [.denied, .rejected] : .denied) }
       let isDenied = flags.contains(.denied)
       let made = flows.insert(
@@ -90,6 +95,7 @@ extension PacketPath {
       switch made {
       case .made(let flow):
         packet.flow = flow
+        if verdict.mirror != 0 { flows.setMirror(flow, verdict.mirror) }
       case .conflict where translated != nil && !isDenied:
         if let translated { nat.release(translated.reference) }
         attempt &+= 1
@@ -98,9 +104,11 @@ extension PacketPath {
         // What needs a flow to be answered rightly does not go without one; the rest goes, uncounted.
         if let translated, !isDenied {
           nat.release(translated.reference)
+          if verdict.mirror != 0 { mirrorFlow(packet, to: UInt32(verdict.mirror)) }
           return drop(&packet, .flowTableFull)
         }
       }
+      if verdict.mirror != 0 { mirrorFlow(packet, to: UInt32(verdict.mirror)) }
       if isDenied {
         guard packet.flow != FlowTable.none else {
           return flags.contains(.rejected) ? reject(&packet, .policyRejected) : drop(&packet, .policyDenied)
@@ -122,6 +130,7 @@ extension PacketPath {
     let flow = flows.find(answers, hash: answers.hash(seed: seed))
     guard flow != FlowTable.none else { return false }
     let flags = flows[flow].flags
+    if flags.contains(.mirrored) { mirrorFlow(packet, to: flows.mirror(of: flow)) }
     if flags.contains(.denied) {
       drop(&packet, .policyDenied)
     } else if flags.contains(.nat) {
@@ -170,19 +179,24 @@ extension PacketPath {
     _ key: FlowKey, to target: FlowKey, icmp: UInt16, tcpFlags: UInt8, from source: UInt32, toward destination: UInt32
   ) -> PolicyVerdict {
     let leaving = policyClass(source)
+    var first = PolicyVerdict.allowed
     if leaving != InterfaceEntry.noPolicy {
-      let verdict = tables.policy.evaluate(
+      first = tables.policy.evaluate(
         PolicyQuery(
           subject: leaving, isIngress: false, local: key.source, remote: target.destination, proto: key.proto,
           sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
-      guard verdict.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else { return verdict }
+      guard first.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else { return first }
     }
     let entering = policyClass(destination)
     guard entering != InterfaceEntry.noPolicy else { return .allowed }
-    return tables.policy.evaluate(
+    var verdict = tables.policy.evaluate(
       PolicyQuery(
         subject: entering, isIngress: true, local: target.destination, remote: key.source, proto: key.proto,
         sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
+    // The rule that let the flow out may want to know of it as well.
+    if first.isLogged { verdict.isLogged = true }
+    if verdict.mirror == 0 { verdict.mirror = first.mirror }
+    return verdict
   }
 
   @inline(__always) private func policyClass(_ interface: UInt32) -> UInt32 {
@@ -216,6 +230,8 @@ extension PacketPath {
       toward: destination)
     var flags: FlowFlags = verdict.isLogged ? .logged : []
     if verdict.action == .reject { flags.insert(.rejected) }
+    if verdict.mirror != 0 { flags.insert(.mirrored) }
+    flows.setMirror(flow, verdict.mirror)
     flows.setPolicy(
       flow, isDenied: verdict.action != .allow, rule: verdict.rule, generation: generation, flags: flags, now: now)
     flows.setMark(forward, 0)

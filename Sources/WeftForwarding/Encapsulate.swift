@@ -6,6 +6,8 @@ extension PacketPath {
   mutating func encapsulate(
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
+    let first = tx.count
+    defer { departed(since: first, interface) }
     let isSuper = packet.gso != VirtioNetHeader.gsoNone
     let segmentLength = isSuper ? packet.payload + packet.gsoBytes : packet.ipLength
     guard segmentLength <= Int(nexthop.entry.mtu) else {

@@ -37,6 +37,8 @@ import WeftWire
   var clamps = false
   /// When this batch came, CLOCK_MONOTONIC in ns.
   var clock: UInt64 = 0
+  /// This worker's counters of mirrors (`Tables.mirrors`).
+  public var mirrorCounts: MirrorCounter
   /// What is to be sent.
   public var tx: TxFrames
 
@@ -50,6 +52,7 @@ import WeftWire
     self.fragments = fragments
     self.counters = counters
     self.seed = seed
+    mirrorCounts = tables.mirrors.counter(worker: 0)
     tx = TxFrames(interfaces: interfaces)
   }
 
@@ -69,6 +72,7 @@ import WeftWire
     clock = now
     let done = usesFastPath && interface.entry.isPlain ? forwardFast(frames, id, interface, now) : 0
     guard done < frames.count else { return }
+    if interface.entry.mirrorIn != 0 { mirrorArrivals(frames, interface) }
     batch.removeAll()
     clamps = interface.entry.clampsMSS
     if interface.entry.isFabric {

@@ -66,6 +66,7 @@ extension PacketPath {
   /// Sends an answer of the router's own, whole frame in one piece, out of the interface of the question.
   private mutating func answer(_ packet: inout Packet) {
     guard tx.hasRoom(pieces: 2, bytes: 64) else { return drop(&packet, .transmitFull) }
+    let first = tx.count
     let mark = tx.pieceMark
     let virtio = tx.headers(VirtioNetHeader.bytes)
     VirtioNetHeader().write(virtio)
@@ -73,6 +74,12 @@ extension PacketPath {
     let length = Ethernet.bytes + packet.ipLength
     tx.piece(packet.ethernet, count: length)
     tx.finish(from: mark, length: length, interface: packet.interface)
+    if let interface = tables.interface(packet.interface) { departed(since: first, interface) }
+  }
+
+  /// Frames have been made for an interface, from `first` on: who wants to see what leaves by it does so here.
+  @inline(__always) mutating func departed(since first: Int, _ interface: EntryReference<InterfaceEntry>) {
+    if interface.entry.mirrorOut != 0 { mirrorDepartures(since: first, to: interface.entry.mirrorOut) }
   }
 
   /// Lowers the TTL of a routed packet; false when it ran out.

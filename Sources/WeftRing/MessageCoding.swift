@@ -34,6 +34,7 @@ extension Command {
     case setNATPool, removeNATPool, setSourceNAT, removeSourceNAT, setStaticNAT, removeStaticNAT
     case setDestinationNAT, removeDestinationNAT, setService, removeService, setBackend, removeBackend
     case setAddressSet, removeAddressSet, setAddressSetMember, removeAddressSetMember, setRule, removeRule
+    case setMirror, removeMirror, setInterfaceMirror, removeInterfaceMirror
   }
 
   var kindValue: UInt16 {
@@ -75,6 +76,10 @@ extension Command {
       case .removeAddressSetMember: .removeAddressSetMember
       case .setRule: .setRule
       case .removeRule: .removeRule
+      case .setMirror: .setMirror
+      case .removeMirror: .removeMirror
+      case .setInterfaceMirror: .setInterfaceMirror
+      case .removeInterfaceMirror: .removeInterfaceMirror
       }
     return kind.rawValue
   }
@@ -123,6 +128,9 @@ extension Command {
     case .setAddressSetMember(let entry): writer.put(entry)
     case .setRule(let entry): writer.put(entry)
     case .removeAddressSet(let id), .removeRule(let id): writer.put(id)
+    case .setMirror(let entry): writer.put(entry)
+    case .setInterfaceMirror(let entry): writer.put(entry)
+    case .removeMirror(let id), .removeInterfaceMirror(let id): writer.put(id)
     case .removeAddressSetMember(let set, let prefix):
       writer.put(set)
       writer.put(prefix)
@@ -180,6 +188,10 @@ extension Command {
           case .removeAddressSetMember: .removeAddressSetMember(set: try r.get("set"), prefix: try r.prefix("prefix"))
           case .setRule: .setRule(try r.rule())
           case .removeRule: .removeRule(id: try r.get("rule id"))
+          case .setMirror: .setMirror(try r.mirror())
+          case .removeMirror: .removeMirror(id: try r.get("mirror id"))
+          case .setInterfaceMirror: .setInterfaceMirror(try r.interfaceMirror())
+          case .removeInterfaceMirror: .removeInterfaceMirror(interface: try r.get("interface id"))
           }
         })
     } catch {
@@ -235,6 +247,10 @@ extension Completion {
       case .rule(let entry, let hits):
         writer.put(entry)
         writer.put(hits)
+      case .mirror(let entry, let state):
+        writer.put(entry)
+        writer.put(state)
+      case .interfaceMirror(let entry): writer.put(entry)
       }
     }
   }
@@ -276,6 +292,10 @@ extension Completion {
       case .rules:
         let rule = try r.rule()
         entry = .rule(rule, hits: try r.get("hits"))
+      case .mirrors:
+        let mirror = try r.mirror()
+        entry = .mirror(mirror, try r.mirrorState())
+      case .interfaceMirrors: entry = .interfaceMirror(try r.interfaceMirror())
       }
       return .entry(sequence: sequence, entry)
     }

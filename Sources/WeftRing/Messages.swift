@@ -6,6 +6,7 @@ public enum TableName: UInt8, Sendable, CaseIterable {
   case vrfs, nexthops, labels, vnis, routes, bridge, flows
   case natPools, sourceNAT, staticNAT, destinationNAT, services, backends
   case addressSets, addressSetMembers, rules
+  case mirrors, interfaceMirrors
 }
 
 /// Agent to forwarder.
@@ -55,6 +56,10 @@ public enum Command: Hashable, Sendable {
   /// members at once. Who empties a set that a rule no longer refers to waits for a barrier in between.
   case setRule(RuleConfiguration)
   case removeRule(id: UInt32)
+  case setMirror(MirrorConfiguration)
+  case removeMirror(id: UInt32)
+  case setInterfaceMirror(InterfaceMirrorConfiguration)
+  case removeInterfaceMirror(interface: UInt32)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.
@@ -129,6 +134,8 @@ public enum TableEntry: Hashable, Sendable {
   case addressSetMember(AddressSetMember)
   /// `hits`: flows that the rule has decided on.
   case rule(RuleConfiguration, hits: UInt64)
+  case mirror(MirrorConfiguration, MirrorState)
+  case interfaceMirror(InterfaceMirrorConfiguration)
 
   /// The table it stands in.
   public var table: TableName {
@@ -150,6 +157,8 @@ public enum TableEntry: Hashable, Sendable {
     case .addressSet: .addressSets
     case .addressSetMember: .addressSetMembers
     case .rule: .rules
+    case .mirror: .mirrors
+    case .interfaceMirror: .interfaceMirrors
     }
   }
 }

@@ -130,10 +130,9 @@ public struct RuleConfiguration: Hashable, Sendable {
   public var tcpFlagsValue: UInt8
   /// The flow is reported.
   public var isLogged: Bool
-  /// The mirror session that gets a copy of the flow's packets; 0 for none. Kept, without effect so far, as are `isLogged`
-  /// and `dscp`.
+  /// The mirror that gets a copy of the flow's packets, of both directions; 0 for none.
   public var mirror: UInt16
-  /// What the flow's packets are marked with (0...63).
+  /// What the flow's packets are marked with (0...63). Kept, without effect so far, as is `isLogged`.
   public var dscp: UInt8?
 
   public init(

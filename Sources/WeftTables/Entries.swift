@@ -23,6 +23,9 @@ import WeftWire
 
   /// TCP's maximum segment size is lowered to what fits.
   public var clampsMSS = false
+  /// Mirrors that get its frames as they come in and as they go out; 0 for none.
+  public var mirrorIn: UInt32 = 0
+  public var mirrorOut: UInt32 = 0
   /// Packets from and to it are forwarded and nothing else: they may go the short way.
   public var isPlain = true
 

@@ -39,6 +39,8 @@ import WeftWire
   @usableFromInline let bucketMask: UInt64
   @usableFromInline let entries: UnsafeMutablePointer<FlowEntry>
   @usableFromInline let transitions: TCPTransitions
+  /// By entry, of mirrored flows.
+  private let mirrorNumbers: UnsafeMutablePointer<UInt16>
   private let memory: FlowMemory
   var wheel: FlowWheel
   var ends: FlowEnds
@@ -74,9 +76,11 @@ import WeftWire
     while endCount < endCapacity { endCount *= 2 }
     memory = try FlowMemory(
       buckets: bucketCount * Self.bucketBytes, entries: self.capacity * 128,
-      control: FlowWheel.bytes + TCPTransitions.bytes + FlowLimits.bytes, ends: FlowEnds.bytes(endCount))
+      control: FlowWheel.bytes + TCPTransitions.bytes + FlowLimits.bytes, ends: FlowEnds.bytes(endCount),
+      mirrors: self.capacity * 2)
     unsafe buckets = memory.buckets.base
     unsafe entries = memory.entries.base.assumingMemoryBound(to: FlowEntry.self)
+    unsafe mirrorNumbers = memory.mirrors.base.assumingMemoryBound(to: UInt16.self)
     unsafe wheel = FlowWheel(memory.control.base, entries: entries)
     unsafe transitions = TCPTransitions(memory.control.base + FlowWheel.bytes)
     unsafe limits = FlowLimits(memory.control.base + FlowWheel.bytes + TCPTransitions.bytes)
@@ -239,6 +243,18 @@ import WeftWire
   /// The member of an ECMP nexthop that this direction's packets go to.
   public func setMember(_ index: UInt32, _ member: UInt16) { unsafe entries[Int(index)].ecmpMember = member }
 
+  /// The mirror that gets copies of a flow with the flag `mirrored`, of either entry.
+  public func mirror(of index: UInt32) -> UInt32 { UInt32(unsafe mirrorNumbers[Int(index)]) }
+
+  /// Notes a flow's mirror for both of its entries; memory of its own is touched for that where there is one.
+  public func setMirror(_ index: UInt32, _ mirror: UInt16) {
+    guard isInUse(index) else { return }
+    if mirror == 0, unsafe !entries[Int(index)].flags.contains(.mirrored) { return }
+    unsafe mirrorNumbers[Int(index)] = mirror
+    let reverse = unsafe entries[Int(index)].reverse
+    if reverse != Self.none { unsafe mirrorNumbers[Int(reverse)] = mirror }
+  }
+
   /// Removes a flow, given either of its entries. False when it has a reference and its end could not be recorded for
   /// want of room: it stays as it is, and is removed by a later call.
   @discardableResult
@@ -388,12 +404,14 @@ final class FlowMemory: Sendable {
   let entries: Mapping
   let control: Mapping
   let ends: Mapping
+  let mirrors: Mapping
 
-  init(buckets: Int, entries: Int, control: Int, ends: Int) throws(SystemError) {
+  init(buckets: Int, entries: Int, control: Int, ends: Int, mirrors: Int) throws(SystemError) {
     self.buckets = try Mapping(anonymous: buckets, what: "flow buckets")
     self.entries = try Mapping(anonymous: entries, what: "flows")
     self.control = try Mapping(anonymous: control, what: "the flows' timer wheel")
     self.ends = try Mapping(anonymous: ends, what: "ends of flows")
+    self.mirrors = try Mapping(anonymous: mirrors, what: "mirrors of flows")
     self.buckets.preferHugePages()
     self.entries.preferHugePages()
   }

@@ -18,6 +18,7 @@ import WeftWire
   public let policy: PolicyReader
   /// The router's own addresses.
   public let gateways: GatewayReader
+  public let mirrors: MirrorReader
 
   @inlinable @inline(__always) public func interface(_ id: UInt32) -> EntryReference<InterfaceEntry>? {
     guard let raw = unsafe interfaces[id] else { return nil }
@@ -86,6 +87,7 @@ public final class TableMemory: @unchecked Sendable {
   public let nat: NATMemory
   public let policy: PolicyTable
   public let gateways: GatewayTable
+  public let mirrors: MirrorTable
 
   public init(sizes: TableSizes, workers: Int) throws(SystemError) {
     self.sizes = sizes
@@ -101,6 +103,7 @@ public final class TableMemory: @unchecked Sendable {
     nat = try NATMemory(vrfs: sizes.vrfs, epochs: epochs, workers: workers)
     policy = try PolicyTable(rules: PolicyTable.maximumRules, epochs: epochs)
     gateways = try GatewayTable(vrfs: sizes.vrfs, epochs: epochs)
+    mirrors = try MirrorTable(workers: workers, epochs: epochs)
   }
 
   public var reader: Tables {
@@ -108,7 +111,7 @@ public final class TableMemory: @unchecked Sendable {
       interfaces: interfaces.reader, nexthops: nexthops.reader, roots: roots.reader, routes: routes.reader,
       paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader, vnis: vnis.reader,
       bridge: bridge.reader, nat: nat.reader,
-      policy: policy.reader, gateways: gateways.reader)
+      policy: policy.reader, gateways: gateways.reader, mirrors: mirrors.reader)
   }
 
   /// Publishes an interface, or takes it out (nil).

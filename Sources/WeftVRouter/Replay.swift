@@ -162,9 +162,13 @@ public struct Replay {
     let reader = try statistics.reader()
     var flows: [FlowRecord] = []
     _ = path.flows.dump(cursor: 0, limit: .max) { flows.append(flowRecord($0, 0, now)) }
+    var mirrors: [UInt32: MirrorState] = [:]
+    _ = programmer.dump(.mirrors, cursor: 0, limit: .max) {
+      if case .mirror(let mirror, let state) = $0 { mirrors[mirror.id] = state }
+    }
     let report = ReplayReport(
       ports: Dictionary(uniqueKeysWithValues: ports.names.map { ($0.key, reader.interface($0.value)) }),
-      drops: reader.drops(), flows: flows, made: path.made)
+      drops: reader.drops(), flows: flows, made: path.made, mirrors: mirrors)
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }

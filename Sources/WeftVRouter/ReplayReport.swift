@@ -37,15 +37,34 @@ struct ReplayReport: Encodable {
     }
   }
 
+  struct Mirror: Encodable {
+    let packets, bytes, shortened, lost: UInt64
+  }
+
   let ports: [String: Port]
   /// Reasons that occurred.
   let drops: [String: UInt64]
   let flows: [Flow]
   /// Packets that the router made about those it dropped, if it did.
   let made: UInt64?
+  /// By number, where there are mirrors.
+  let mirrors: [String: Mirror]?
 
-  init(ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64) {
+  init(
+    ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64,
+    mirrors: [UInt32: MirrorState]
+  ) {
     self.made = made == 0 ? nil : made
+    self.mirrors =
+      mirrors.isEmpty
+      ? nil
+      : Dictionary(
+        uniqueKeysWithValues: mirrors.map {
+          (
+            String($0.key),
+            Mirror(packets: $0.value.packets, bytes: $0.value.bytes, shortened: $0.value.shortened, lost: $0.value.lost)
+          )
+        })
     self.ports = ports.mapValues {
       Port(
         rxPackets: $0.rxPackets, rxBytes: $0.rxBytes, txPackets: $0.txPackets, txBytes: $0.txBytes, drops: $0.drops)

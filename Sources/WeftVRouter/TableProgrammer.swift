@@ -56,6 +56,7 @@ public final class TableProgrammer {
   var bridge = SlotStore<BridgeKey, Bridge>()
   var nat = NATStore()
   var policy = PolicyStore()
+  var mirrors = MirrorStore()
   var devices: [String: UInt32] = [:]
   var vrfNames: [String: UInt32] = [:]
   /// Tunnels by the fabric interface that they leave by: they carry its MAC address.
@@ -110,6 +111,10 @@ public final class TableProgrammer {
     case .removeAddressSetMember(let set, let prefix): try remove(PolicyStore.MemberKey(set: set, prefix: prefix))
     case .setRule(let entry): try set(entry)
     case .removeRule(let id): try remove(rule: id)
+    case .setMirror(let entry): try set(entry)
+    case .removeMirror(let id): try remove(mirror: id)
+    case .setInterfaceMirror(let entry): try set(entry)
+    case .removeInterfaceMirror(let interface): try remove(mirrorOf: interface)
     case .dump, .barrier: throw Refusal(.unknownMessage, "dump and barrier change nothing")
     }
   }
@@ -142,6 +147,8 @@ public final class TableProgrammer {
     }
     for id in policy.rules.stale(before: current) { try remove(rule: id) }
     commitPolicy()
+    for id in mirrors.interfaces.stale(before: current) { try remove(mirrorOf: id) }
+    for id in mirrors.mirrors.stale(before: current) { try remove(mirror: id) }
     for key in policy.members.stale(before: current) { try remove(key) }
     for id in policy.sets.stale(before: current) { try remove(addressSet: id) }
     for key in nat.backends.stale(before: current) { try remove(backend: key) }
@@ -193,6 +200,12 @@ public final class TableProgrammer {
       next = policy.rules.read(from: start, limit: limit) {
         body(.rule($0.value, hits: memory.policy.hits(ofRule: $0.key)))
       }
+    case .mirrors:
+      next = mirrors.mirrors.read(from: start, limit: limit) {
+        body(.mirror($0.value.configuration, mirrorState($0.key)))
+      }
+    case .interfaceMirrors:
+      next = mirrors.interfaces.read(from: start, limit: limit) { body(.interfaceMirror($0.value)) }
     case .flows: next = 0
     }
     return UInt64(next)

@@ -96,6 +96,12 @@ extension TableProgrammer {
     publish(entry.value.configuration, capabilities)
   }
 
+  /// Publishes an interface once more, after something that it goes by has changed.
+  func republish(interface id: UInt32) {
+    guard let entry = interfaces[id]?.value else { return }
+    publish(entry.configuration, entry.capabilities)
+  }
+
   private func publish(_ interface: InterfaceConfiguration, _ capabilities: PortCapabilities) {
     var entry = InterfaceEntry(
       isFabric: interface.role == .fabric, mtu: interface.mtu, vrf: interface.vrf, mac: interface.mac.bits,
@@ -103,6 +109,7 @@ extension TableProgrammer {
       takesVirtio: capabilities.takesVirtio)
     if let subject = interfaces[interface.id]?.value.subject { entry.policyClass = subject }
     entry.clampsMSS = interface.flags.contains(.clampMSS)
+    setMirrors(&entry, interface.id)
     memory.publish(interface: interface.id, entry)
   }
 

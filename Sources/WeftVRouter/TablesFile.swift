@@ -56,8 +56,10 @@ struct TablesFileBuilder {
   var commands: [Command] = []
   var sources: [String] = []
   private var vrfs: [UInt32: String] = [:]
-  private var roles: [UInt32: InterfaceRole] = [:]
-  private var nexthops: [UInt32: NexthopConfiguration.Action] = [:]
+  var roles: [UInt32: InterfaceRole] = [:]
+  /// Numbers of mirrors and where they stand.
+  var mirrors: [UInt32: String] = [:]
+  private(set) var nexthops: [UInt32: NexthopConfiguration.Action] = [:]
 
   mutating func add(_ command: Command, _ node: TablesFileNode) {
     commands.append(command)
@@ -68,7 +70,7 @@ struct TablesFileBuilder {
     let file = try root.object(keys: [
       "$schema", "limits", "vrfs", "interfaces", "nexthops", "labels", "vnis", "routes", "bridge",
       "nat-pools", "source-nat", "static-nat", "destination-nat", "services",
-      "address-sets", "rules",
+      "address-sets", "rules", "mirrors", "interface-mirrors",
     ])
     if let schema = file.optional("$schema") { _ = try schema.text() }
     if let node = file.optional("limits") { try readLimits(node) }
@@ -90,6 +92,7 @@ struct TablesFileBuilder {
     for node in try file.optional("routes")?.array() ?? [] { try readRoute(node, &routes) }
     var bridge: [BridgeKey: String] = [:]
     for node in try file.optional("bridge")?.array() ?? [] { try readBridge(node, &bridge) }
+    try readMirrors(file)
     try readNAT(file)
     try readPolicy(sets: file.optional("address-sets"), rules: file.optional("rules"))
   }
@@ -149,7 +152,7 @@ struct TablesFileBuilder {
     return id
   }
 
-  private func nexthop(_ node: TablesFileNode) throws(TablesFileError) -> UInt32 {
+  func nexthop(_ node: TablesFileNode) throws(TablesFileError) -> UInt32 {
     let id = try node.integer(0...UInt32.max)
     guard nexthops[id] != nil else { throw node.fail("there is no nexthop \(id) in $.nexthops") }
     return id
@@ -172,7 +175,7 @@ struct TablesFileBuilder {
     }
   }
 
-  private static let vniRange: ClosedRange<UInt32> = 0...0xFF_FFFF
+  static let vniRange: ClosedRange<UInt32> = 0...0xFF_FFFF
   private static let labelRange: ClosedRange<UInt32> = MPLS.firstLabel...MPLS.maximumLabel
 
   // MARK: entries

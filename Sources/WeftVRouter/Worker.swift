@@ -132,6 +132,7 @@ final class Worker: @unchecked Sendable {
         tables: tables, flows: flows, fragments: try FragmentTable(seed: seed),
         nat: try NATWorker(worker: index, seed: seed), counters: counters,
         interfaces: Int(limits.interfaces), seed: seed)
+      path.mirrorCounts = tables.mirrors.counter(worker: index)
       path.errors = ErrorLimit(perSecond: errorsPerSecond, burst: max(1, errorsPerSecond / 10))
       path.identification = UInt32(truncatingIfNeeded: seed) &+ UInt32(index) << 20
       started.give()

@@ -27,7 +27,7 @@ struct Weft: ParsableCommand {
     subcommands: [
       StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
       VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NATCommand.self, ServicesCommand.self,
-      FlowsCommand.self, PolicyCommand.self, DropsCommand.self,
+      FlowsCommand.self, PolicyCommand.self, MirrorsCommand.self, DropsCommand.self,
     ])
 
   static func main() {

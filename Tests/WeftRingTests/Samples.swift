@@ -108,7 +108,7 @@ enum Samples {
     + rules.map(Command.setRule) + numbers.flatMap { [.removeAddressSet(id: $0), .removeRule(id: $0)] }
     + prefixes.map { Command.removeAddressSetMember(set: 7, prefix: $0) }
     + prefixes.map { Command.removeRoute(vrf: .max, prefix: $0) } + macs.map { Command.removeBridge(vrf: 1, mac: $0) }
-    + natCommands
+    + natCommands + mirrorCommands
     + TableName.allCases.map { Command.dump(table: $0, cursor: .max, limit: .max) }
 
   static let entries: [TableEntry] =
@@ -120,7 +120,7 @@ enum Samples {
     } + vrfs.map(TableEntry.vrf) + nexthops.map(TableEntry.nexthop) + labels.map(TableEntry.label)
     + vnis.map(TableEntry.vni) + routes.map(TableEntry.route) + bridge.map(TableEntry.bridge)
     + flows.map(TableEntry.flow)
-    + natEntries
+    + natEntries + mirrorEntries
     + addressSets.map(TableEntry.addressSet) + addressSetMembers.map(TableEntry.addressSetMember)
     + rules.flatMap { [TableEntry.rule($0, hits: 0), .rule($0, hits: .max)] }
 }
