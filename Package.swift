@@ -123,7 +123,7 @@ let package = Package(
     .executableTarget(
       name: "weft",
       dependencies: [
-        "WeftRing", "WeftWire",
+        "WeftVRouter", "WeftPorts", "WeftRing", "WeftWire",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: high),

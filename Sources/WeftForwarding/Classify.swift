@@ -185,6 +185,7 @@ extension PacketPath {
         PolicyQuery(
           subject: leaving, isIngress: false, local: key.source, remote: target.destination, proto: key.proto,
           sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
+      if traces.isOn { notePolicy(first, source, isIngress: false, key) }
       guard first.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else { return first }
     }
     let entering = policyClass(destination)
@@ -193,6 +194,7 @@ extension PacketPath {
       PolicyQuery(
         subject: entering, isIngress: true, local: target.destination, remote: key.source, proto: key.proto,
         sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
+    if traces.isOn { notePolicy(verdict, destination, isIngress: true, key) }
     // The rule that let the flow out may want to know of it as well.
     if first.isLogged { verdict.isLogged = true }
     if verdict.mirror == 0 { verdict.mirror = first.mirror }

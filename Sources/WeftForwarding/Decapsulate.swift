@@ -16,11 +16,11 @@ extension PacketPath {
       let segments = isSuper && stride > 0 ? max(1, (outer.payloadBytes + stride - 1) / stride) : 1
       counters.received(id, packets: segments, bytes: frame.length)
       if let problem {
-        counters.dropped(problem, id, packets: segments)
+        lose(problem, id, packets: segments)
         continue
       }
       guard segments <= 128, !isSuper || stride > 0, batch.count + segments <= Batch.capacity else {
-        counters.dropped(.gsoMalformed, id, packets: segments)
+        lose(.gsoMalformed, id, packets: segments)
         continue
       }
       var offset = outer.payload
@@ -43,12 +43,12 @@ extension PacketPath {
   private mutating func openVXLAN(
     _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
   ) {
-    guard length >= VXLAN.bytes else { return counters.dropped(.vxlanShort, interface, packets: 1) }
-    guard at.u8(0) & 0x08 != 0 else { return counters.dropped(.vxlanFlags, interface, packets: 1) }
+    guard length >= VXLAN.bytes else { return lose(.vxlanShort, interface, packets: 1) }
+    guard at.u8(0) & 0x08 != 0 else { return lose(.vxlanFlags, interface, packets: 1) }
     let number = tables.vnis[at.u32(4) >> 8]
-    guard number != 0 else { return counters.dropped(.unknownVNI, interface, packets: 1) }
+    guard number != 0 else { return lose(.unknownVNI, interface, packets: 1) }
     let inner = length - VXLAN.bytes
-    guard inner >= Ethernet.bytes else { return counters.dropped(.shortFrame, interface, packets: 1) }
+    guard inner >= Ethernet.bytes else { return lose(.shortFrame, interface, packets: 1) }
     let ethernet = at.advanced(VXLAN.bytes)
     var packet = Packet(
       ethernet: ethernet, ip: ethernet.advanced(Ethernet.bytes), available: inner - Ethernet.bytes,
@@ -60,14 +60,14 @@ extension PacketPath {
   private mutating func openMPLS(
     _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
   ) {
-    guard length >= MPLS.bytes else { return counters.dropped(.mplsShort, interface, packets: 1) }
+    guard length >= MPLS.bytes else { return lose(.mplsShort, interface, packets: 1) }
     let entry = at.u32(0)
-    guard entry & MPLS.bottomOfStack != 0 else { return counters.dropped(.mplsStack, interface, packets: 1) }
+    guard entry & MPLS.bottomOfStack != 0 else { return lose(.mplsStack, interface, packets: 1) }
     let number = tables.labels[entry >> 12]
-    guard number != 0 else { return counters.dropped(.unknownLabel, interface, packets: 1) }
+    guard number != 0 else { return lose(.unknownLabel, interface, packets: 1) }
     let ip = at.advanced(MPLS.bytes)
     let inner = length - MPLS.bytes
-    guard inner > 0 else { return counters.dropped(.mplsShort, interface, packets: 1) }
+    guard inner > 0 else { return lose(.mplsShort, interface, packets: 1) }
     var packet = Packet(
       ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: ecn)
     // No Ethernet header says what it is; the first four bits do (RFC 3032 section 3.6 leaves it to the label).

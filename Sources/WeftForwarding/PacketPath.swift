@@ -35,6 +35,8 @@ import WeftWire
   public var identification: UInt32 = 0
   /// The interface of this batch has the flag to clamp.
   var clamps = false
+  /// On while a packet is traced.
+  var traces = TraceBuffer()
   /// When this batch came, CLOCK_MONOTONIC in ns.
   var clock: UInt64 = 0
   /// This worker's counters of mirrors (`Tables.mirrors`).
@@ -66,8 +68,7 @@ import WeftWire
   /// Takes a batch that came in by `interface` through all stages. `now` is CLOCK_MONOTONIC in ns.
   public mutating func process(_ frames: RxFrames, interface id: UInt32, now: UInt64) {
     guard let interface = tables.interface(id) else {
-      counters.dropped(.interfaceGone, id, packets: frames.count)
-      return
+      return lose(.interfaceGone, id, packets: frames.count)
     }
     clock = now
     let done = usesFastPath && interface.entry.isPlain ? forwardFast(frames, id, interface, now) : 0
@@ -77,19 +78,32 @@ import WeftWire
     clamps = interface.entry.clampsMSS
     if interface.entry.isFabric {
       decapsulate(frames, from: done, id, interface)
+      note(.decapsulate)
     } else {
       receive(frames, from: done, id, interface)
+      note(.receive)
     }
     parse()
+    note(.parse)
     if interface.entry.isFabric { coalesce() }
     classify(now)
+    note(.classify)
     route()
+    note(.route)
     transmit(now)
+    note(.transmit)
   }
 
   /// Ends a packet's way.
   @inline(__always) func drop(_ packet: inout Packet, _ reason: DropReason) {
     packet.verdict = .dropped
     counters.dropped(reason, packet.interface, packets: packet.segments)
+    if traces.isOn { noteDrop(packet, reason) }
+  }
+
+  /// Ends the way of a frame, or a part of it, that is no packet yet.
+  @inline(__always) func lose(_ reason: DropReason, _ interface: UInt32, packets: Int) {
+    counters.dropped(reason, interface, packets: packets)
+    if traces.isOn { noteDrop(interface, reason) }
   }
 }

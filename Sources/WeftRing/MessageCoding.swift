@@ -34,7 +34,7 @@ extension Command {
     case setNATPool, removeNATPool, setSourceNAT, removeSourceNAT, setStaticNAT, removeStaticNAT
     case setDestinationNAT, removeDestinationNAT, setService, removeService, setBackend, removeBackend
     case setAddressSet, removeAddressSet, setAddressSetMember, removeAddressSetMember, setRule, removeRule
-    case setMirror, removeMirror, setInterfaceMirror, removeInterfaceMirror
+    case setMirror, removeMirror, setInterfaceMirror, removeInterfaceMirror, stage, trace
   }
 
   var kindValue: UInt16 {
@@ -80,6 +80,8 @@ extension Command {
       case .removeMirror: .removeMirror
       case .setInterfaceMirror: .setInterfaceMirror
       case .removeInterfaceMirror: .removeInterfaceMirror
+      case .stage: .stage
+      case .trace: .trace
       }
     return kind.rawValue
   }
@@ -131,6 +133,14 @@ extension Command {
     case .setMirror(let entry): writer.put(entry)
     case .setInterfaceMirror(let entry): writer.put(entry)
     case .removeMirror(let id), .removeInterfaceMirror(let id): writer.put(id)
+    case .stage(let offset, let bytes):
+      writer.put(offset)
+      let kept = bytes.prefix(StagedBytes.partBytes)
+      writer.put(UInt16(kept.count))
+      writer.put(bytes: kept)
+    case .trace(let interface, let length):
+      writer.put(interface)
+      writer.put(length)
     case .removeAddressSetMember(let set, let prefix):
       writer.put(set)
       writer.put(prefix)
@@ -192,6 +202,11 @@ extension Command {
           case .removeMirror: .removeMirror(id: try r.get("mirror id"))
           case .setInterfaceMirror: .setInterfaceMirror(try r.interfaceMirror())
           case .removeInterfaceMirror: .removeInterfaceMirror(interface: try r.get("interface id"))
+          case .stage:
+            .stage(
+              offset: try r.get("offset"),
+              bytes: try r.octets("bytes", count: Int(try r.get("byte count", as: UInt16.self))))
+          case .trace: .trace(interface: try r.get("interface id"), length: try r.get("frame length"))
           }
         })
     } catch {
@@ -203,6 +218,8 @@ extension Command {
 extension Completion {
   private static let done: UInt16 = 1
   private static let refused: UInt16 = 2
+  private static let traceStep: UInt16 = 3
+  private static let traceFrame: UInt16 = 4
   /// Entries: this plus the table's number.
   private static let entry: UInt16 = 16
   private static let reasonBytes = 200
@@ -211,6 +228,8 @@ extension Completion {
     switch self {
     case .done: Self.done
     case .refused: Self.refused
+    case .traceStep: Self.traceStep
+    case .traceFrame: Self.traceFrame
     case .entry(_, let entry): Self.entry + UInt16(entry.table.rawValue)
     }
   }
@@ -221,6 +240,8 @@ extension Completion {
     case .refused(_, let refusal):
       writer.put(refusal.code.rawValue)
       writer.put(refusal.reason, maximum: Self.reasonBytes)
+    case .traceStep(_, let step): writer.put(step)
+    case .traceFrame(_, let frame): writer.put(frame)
     case .entry(_, let entry):
       switch entry {
       case .interface(let configuration, let state):
@@ -263,6 +284,8 @@ extension Completion {
         let code: RefusalCode = try r.option("code")
         return .refused(sequence: sequence, Refusal(code, try r.text("reason", maximum: Self.reasonBytes)))
       }
+      if message.kind == Self.traceStep { return .traceStep(sequence: sequence, try r.traceStep()) }
+      if message.kind == Self.traceFrame { return .traceFrame(sequence: sequence, try r.traceFrame()) }
       guard message.kind > Self.entry, message.kind - Self.entry <= 255,
         let table = TableName(rawValue: UInt8(message.kind - Self.entry))
       else { throw SlotFault(what: "completion kind") }

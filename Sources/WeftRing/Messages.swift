@@ -60,6 +60,11 @@ public enum Command: Hashable, Sendable {
   case removeMirror(id: UInt32)
   case setInterfaceMirror(InterfaceMirrorConfiguration)
   case removeInterfaceMirror(interface: UInt32)
+  /// A part of what a later command of this channel takes (`StagedBytes`); offset 0 begins anew.
+  case stage(offset: UInt32, bytes: [UInt8])
+  /// What would become of a frame, `length` bytes that have been staged, that came in by an interface. Answered by steps
+  /// and frames, then `done`.
+  case trace(interface: UInt32, length: UInt32)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.
@@ -166,13 +171,25 @@ public enum TableEntry: Hashable, Sendable {
 /// Forwarder to agent: what became of a command. `sequence` is the command's, counted from 0 on each channel.
 public enum Completion: Hashable, Sendable {
   case entry(sequence: UInt64, TableEntry)
+  case traceStep(sequence: UInt64, TraceStep)
+  case traceFrame(sequence: UInt64, TraceFrame)
   /// Done. `cursor` is used by `dump` alone.
   case done(sequence: UInt64, cursor: UInt64)
   case refused(sequence: UInt64, Refusal)
 
   public var sequence: UInt64 {
     switch self {
-    case .entry(let sequence, _), .done(let sequence, _), .refused(let sequence, _): sequence
+    case .entry(let sequence, _), .traceStep(let sequence, _), .traceFrame(let sequence, _), .done(let sequence, _),
+      .refused(let sequence, _):
+      sequence
+    }
+  }
+
+  /// No more is said about the command.
+  public var isLast: Bool {
+    switch self {
+    case .done, .refused: true
+    case .entry, .traceStep, .traceFrame: false
     }
   }
 }

@@ -149,7 +149,7 @@ public final class RingClient: @unchecked Sendable {
     results.reserveCapacity(commands.count)
     try exchange(commands) { _, completion in
       switch completion {
-      case .entry: break
+      case .entry, .traceStep, .traceFrame: break
       case .done: results.append(.success(()))
       case .refused(_, let refusal): results.append(.failure(refusal))
       }
@@ -169,6 +169,7 @@ public final class RingClient: @unchecked Sendable {
         case .entry(_, let entry): entries.append(entry)
         case .done(_, let next): following = next
         case .refused(_, let reason): refusal = reason
+        case .traceStep, .traceFrame: break
         }
       }
       if let refusal { throw .rejected(path: path, reason: refusal.description) }
@@ -209,7 +210,7 @@ public final class RingClient: @unchecked Sendable {
     return try outcome.get()
   }
 
-  private func exchange(
+  func exchange(
     _ commands: [Command], _ body: (UInt64, Completion) -> Void
   ) throws(RingError) {
     guard !commands.isEmpty else { return }
@@ -253,7 +254,7 @@ public final class RingClient: @unchecked Sendable {
             throw RingError.corrupt("completion \(completion.sequence) where \(answered) was due")
           }
           body(answered, completion)
-          if case .entry = completion {} else { answered += 1 }
+          if completion.isLast { answered += 1 }
           moved = true
         }
         if !moved { try wait() } else if answered < end { commandEvent.signal() }

@@ -77,13 +77,23 @@ public final class MirrorTable: @unchecked Sendable {
   public func counts(_ id: UInt32) -> MirrorCounts {
     var sum = MirrorCounts()
     for worker in 0..<workers {
-      let at = unsafe counters.base + (worker * Self.capacity + Int(id)) * Self.countBytes
-      sum.packets &+= unsafe weft_load_relaxed_u64(at)
-      sum.bytes &+= unsafe weft_load_relaxed_u64(at + 8)
-      sum.shortened &+= unsafe weft_load_relaxed_u64(at + 16)
-      sum.lost &+= unsafe weft_load_relaxed_u64(at + 24)
+      let part = unsafe Self.counts(counters.base, worker: worker, id)
+      sum.packets &+= part.packets
+      sum.bytes &+= part.bytes
+      sum.shortened &+= part.shortened
+      sum.lost &+= part.lost
     }
     return sum
+  }
+
+  static func counts(_ base: UnsafeMutableRawPointer, worker: Int, _ id: UInt32) -> MirrorCounts {
+    let at = unsafe base + (worker * capacity + Int(id)) * countBytes
+    var counts = MirrorCounts()
+    counts.packets = unsafe weft_load_relaxed_u64(at)
+    counts.bytes = unsafe weft_load_relaxed_u64(at + 8)
+    counts.shortened = unsafe weft_load_relaxed_u64(at + 16)
+    counts.lost = unsafe weft_load_relaxed_u64(at + 24)
+    return counts
   }
 }
 

@@ -46,6 +46,7 @@ public final class Forwarder {
   private let workers: [Worker]
   private let ports: PortManager
   private let programmer: TableProgrammer
+  private let tracer: Tracer
   private let links: NetlinkMonitor
   private let signals: Descriptor
   private var waiting: [Newcomer] = []
@@ -88,6 +89,7 @@ public final class Forwarder {
     }
     self.workers = workers
     programmer = TableProgrammer(memory: tables, limits: limits, ports: ports)
+    tracer = Tracer(programmer, seed: seed)
     logger.info(
       "forwarding",
       metadata: [
@@ -248,6 +250,15 @@ public final class Forwarder {
       if next == 0 { worker += 1 }
     }
     return (records, worker < workers.count ? UInt64(worker) << 32 | UInt64(position) : 0)
+  }
+
+  /// What would become of a frame, with the flow that a worker has for it.
+  func trace(_ frame: [UInt8], interface: UInt32) throws(Refusal) -> Trace {
+    try tracer.trace(frame, interface: interface, now: weft_monotonic_ns()) { key in
+      let found = FlowFound()
+      ports.settle([.findFlow(key, found)])
+      return found.flow.withLock { $0 }
+    }
   }
 
   /// Workers have read their mail, and a mark that they all pass once they have seen the tables as they are now.

@@ -2,6 +2,7 @@ import Synchronization
 import WeftPorts
 import WeftRing
 import WeftSystem
+import WeftTables
 
 /// How a worker sends out of an interface.
 enum Output: Sendable {
@@ -34,12 +35,18 @@ enum Mail: Sendable {
   /// No frames from or to an interface any more.
   case detach(interface: UInt32)
   case readFlows(cursor: Int, limit: Int, FlowAnswer)
+  case findFlow(FlowKey, FlowFound)
   case acknowledge(Acknowledgement)
 }
 
 /// Flows that a worker has read out of its table.
 final class FlowAnswer: Sendable {
   let records = Mutex<(records: [FlowRecord], next: Int)>(([], 0))
+}
+
+/// A flow that a worker has looked up in its table.
+final class FlowFound: Sendable {
+  let flow = Mutex<FlowSnapshot?>(nil)
 }
 
 /// Tells the control thread that workers have got so far in their mail.

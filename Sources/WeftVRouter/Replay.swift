@@ -43,6 +43,13 @@ public struct Replay {
     programmer.commit()
   }
 
+  private static let seed: UInt64 = 0x5745_4654_5345_4544
+
+  /// What would become of a frame that came in by an interface, as the first of its flow.
+  public func trace(_ frame: [UInt8], interface: UInt32) throws(Refusal) -> Trace {
+    try Tracer(programmer, seed: Self.seed).trace(frame, interface: interface, now: 1_000_000_000) { _ in nil }
+  }
+
   /// Sends the packets of `inputs` (port, capture file) in the order of their times; writes PORT.pcap for each port that
   /// something was sent to, and report.json, into the folder `output`, which is made if it is not there.
   public func run(inputs: [(port: String, file: String)], output: String) throws {
@@ -62,7 +69,7 @@ public struct Replay {
     try makeFolder(output)
     // Of an earlier replay.
     for port in ports.names.keys { unlink("\(output)/\(port).pcap") }
-    let seed: UInt64 = 0x5745_4654_5345_4544
+    let seed = Self.seed
     let worker = statistics.worker(0)
     let counters = Counters(
       drops: worker.drops, interfaces: worker.interfaces, interfaceCount: Int(limits.interfaces))

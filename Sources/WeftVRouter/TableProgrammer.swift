@@ -115,7 +115,7 @@ public final class TableProgrammer {
     case .removeMirror(let id): try remove(mirror: id)
     case .setInterfaceMirror(let entry): try set(entry)
     case .removeInterfaceMirror(let interface): try remove(mirrorOf: interface)
-    case .dump, .barrier: throw Refusal(.unknownMessage, "dump and barrier change nothing")
+    case .dump, .barrier, .stage, .trace: throw Refusal(.unknownMessage, "this command changes no table")
     }
   }
 

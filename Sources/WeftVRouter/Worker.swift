@@ -214,6 +214,8 @@ final class Worker: @unchecked Sendable {
         var records: [FlowRecord] = []
         let next = state.path.flows.dump(cursor: cursor, limit: limit) { records.append(flowRecord($0, index, now)) }
         answer.records.withLock { $0 = (records, next) }
+      case .findFlow(let key, let found):
+        if let flow = state.path.flows.snapshot(key, worker: index) { found.flow.withLock { $0 = flow } }
       case .acknowledge(let acknowledgement): acknowledgement.give()
       }
     }

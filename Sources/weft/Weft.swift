@@ -23,11 +23,13 @@ struct Weft: ParsableCommand {
         weft flow --address 10.1.2.3            flows from or to an address
         weft policy                             rules, and how many flows each has decided on
         weft drops                              why packets went no further
+        weft trace --interface 3 --udp 10.0.0.2:1234 10.0.0.3:53   what would become of a packet
       """,
     subcommands: [
       StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
       VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NATCommand.self, ServicesCommand.self,
       FlowsCommand.self, PolicyCommand.self, MirrorsCommand.self, DropsCommand.self,
+      TraceCommand.self,
     ])
 
   static func main() {
