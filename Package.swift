@@ -67,7 +67,8 @@ let package = Package(
     // What forwarding looks up: flows, routes, bridge, nexthops, labels, VNIs; epochs.
     .target(name: "WeftTables", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
     // The packet path, one file a stage; read PacketPath.swift from top to bottom.
-    .target(name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "CLinux"], swiftSettings: hot),
+    .target(
+      name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
     // Where packets come from and go to: AF_PACKET, TAP, pcap files.
     .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: hot),
     // The shared-memory ring: layout, messages, both ends.
@@ -123,7 +124,7 @@ let package = Package(
     .executableTarget(
       name: "weft",
       dependencies: [
-        "WeftVRouter", "WeftPorts", "WeftRing", "WeftWire",
+        "WeftVRouter", "WeftPorts", "WeftRing", "WeftWire", "WeftSystem",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: high),
@@ -134,7 +135,8 @@ let package = Package(
       name: "WeftNetlinkTests", dependencies: ["WeftNetlink", "WeftWire", "CLinux"], swiftSettings: high),
     .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire"], swiftSettings: high),
     .testTarget(
-      name: "WeftVRouterTests", dependencies: ["WeftVRouter", "WeftForwarding", "WeftRing", "WeftTables", "WeftWire"],
+      name: "WeftVRouterTests",
+      dependencies: ["WeftVRouter", "WeftForwarding", "WeftPorts", "WeftRing", "WeftTables", "WeftWire", "WeftSystem"],
       swiftSettings: high
     ),
     .testTarget(name: "WeftAgentTests", dependencies: ["WeftAgent", "WeftAPI", "WeftWire"], swiftSettings: high),

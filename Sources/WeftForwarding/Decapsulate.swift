@@ -16,11 +16,11 @@ extension PacketPath {
       let segments = isSuper && stride > 0 ? max(1, (outer.payloadBytes + stride - 1) / stride) : 1
       counters.received(id, packets: segments, bytes: frame.length)
       if let problem {
-        lose(problem, id, packets: segments)
+        lose(problem, id, packets: segments, frame)
         continue
       }
       guard segments <= 128, !isSuper || stride > 0, batch.count + segments <= Batch.capacity else {
-        lose(.gsoMalformed, id, packets: segments)
+        lose(.gsoMalformed, id, packets: segments, frame)
         continue
       }
       var offset = outer.payload
@@ -29,9 +29,9 @@ extension PacketPath {
         let length = min(stride, left)
         let tunnel = frame.bytes.advanced(offset)
         if outer.port == VXLAN.port {
-          openVXLAN(tunnel, length, id, outer.ecn, isSuper ? nil : frame, offset)
+          openVXLAN(tunnel, length, id, outer.ecn, frame, isSuper: isSuper, offset)
         } else {
-          openMPLS(tunnel, length, id, outer.ecn, isSuper ? nil : frame, offset)
+          openMPLS(tunnel, length, id, outer.ecn, frame, isSuper: isSuper, offset)
         }
         offset += length
         left -= length
@@ -39,40 +39,40 @@ extension PacketPath {
     }
   }
 
-  /// `frame` is given where its virtio-net header speaks of the inner packet.
+  /// `whole` is what came in; but for a super-frame its virtio-net header speaks of the inner packet.
   private mutating func openVXLAN(
-    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ whole: RxFrame, isSuper: Bool, _ offset: Int
   ) {
-    guard length >= VXLAN.bytes else { return lose(.vxlanShort, interface, packets: 1) }
-    guard at.u8(0) & 0x08 != 0 else { return lose(.vxlanFlags, interface, packets: 1) }
+    guard length >= VXLAN.bytes else { return lose(.vxlanShort, interface, packets: 1, whole) }
+    guard at.u8(0) & 0x08 != 0 else { return lose(.vxlanFlags, interface, packets: 1, whole) }
     let number = tables.vnis[at.u32(4) >> 8]
-    guard number != 0 else { return lose(.unknownVNI, interface, packets: 1) }
+    guard number != 0 else { return lose(.unknownVNI, interface, packets: 1, whole) }
     let inner = length - VXLAN.bytes
-    guard inner >= Ethernet.bytes else { return lose(.shortFrame, interface, packets: 1) }
+    guard inner >= Ethernet.bytes else { return lose(.shortFrame, interface, packets: 1, whole) }
     let ethernet = at.advanced(VXLAN.bytes)
     var packet = Packet(
       ethernet: ethernet, ip: ethernet.advanced(Ethernet.bytes), available: inner - Ethernet.bytes,
       interface: interface, hasEthernet: true, outerECN: ecn)
     classify(&packet)
-    enter(packet, nexthop: number - 1, frame, offset + VXLAN.bytes + Ethernet.bytes)
+    enter(packet, nexthop: number - 1, isSuper ? nil : whole, offset + VXLAN.bytes + Ethernet.bytes)
   }
 
   private mutating func openMPLS(
-    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ frame: RxFrame?, _ offset: Int
+    _ at: Bytes, _ length: Int, _ interface: UInt32, _ ecn: UInt8, _ whole: RxFrame, isSuper: Bool, _ offset: Int
   ) {
-    guard length >= MPLS.bytes else { return lose(.mplsShort, interface, packets: 1) }
+    guard length >= MPLS.bytes else { return lose(.mplsShort, interface, packets: 1, whole) }
     let entry = at.u32(0)
-    guard entry & MPLS.bottomOfStack != 0 else { return lose(.mplsStack, interface, packets: 1) }
+    guard entry & MPLS.bottomOfStack != 0 else { return lose(.mplsStack, interface, packets: 1, whole) }
     let number = tables.labels[entry >> 12]
-    guard number != 0 else { return lose(.unknownLabel, interface, packets: 1) }
+    guard number != 0 else { return lose(.unknownLabel, interface, packets: 1, whole) }
     let ip = at.advanced(MPLS.bytes)
     let inner = length - MPLS.bytes
-    guard inner > 0 else { return lose(.mplsShort, interface, packets: 1) }
+    guard inner > 0 else { return lose(.mplsShort, interface, packets: 1, whole) }
     var packet = Packet(
       ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: ecn)
     // No Ethernet header says what it is; the first four bits do (RFC 3032 section 3.6 leaves it to the label).
     packet.etherType = ip.u8(0) >> 4 == 4 ? Ethernet.ipv4 : ip.u8(0) >> 4 == 6 ? Ethernet.ipv6 : 0
-    enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes)
+    enter(packet, nexthop: number - 1, isSuper ? nil : whole, offset + MPLS.bytes)
   }
 
   /// Puts an inner packet into the VRF that its VNI or label leads to.

@@ -7,7 +7,7 @@ extension PacketPath {
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
     let first = tx.count
-    defer { departed(since: first, interface) }
+    defer { departed(since: first, nexthop.entry.interface, interface) }
     let isSuper = packet.gso != VirtioNetHeader.gsoNone
     let segmentLength = isSuper ? packet.payload + packet.gsoBytes : packet.ipLength
     guard segmentLength <= Int(nexthop.entry.mtu) else {

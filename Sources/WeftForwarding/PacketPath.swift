@@ -37,6 +37,8 @@ import WeftWire
   var clamps = false
   /// On while a packet is traced.
   var traces = TraceBuffer()
+  /// Who wants copies of frames.
+  var captures = CaptureTaps()
   /// When this batch came, CLOCK_MONOTONIC in ns.
   var clock: UInt64 = 0
   /// This worker's counters of mirrors (`Tables.mirrors`).
@@ -63,17 +65,19 @@ import WeftWire
     fast.deallocate()
     open.deallocate()
     tx.deallocate()
+    captures.deallocate()
   }
 
   /// Takes a batch that came in by `interface` through all stages. `now` is CLOCK_MONOTONIC in ns.
   public mutating func process(_ frames: RxFrames, interface id: UInt32, now: UInt64) {
     guard let interface = tables.interface(id) else {
-      return lose(.interfaceGone, id, packets: frames.count)
+      for index in 0..<frames.count { lose(.interfaceGone, id, packets: 1, frames[index]) }
+      return
     }
     clock = now
     let done = usesFastPath && interface.entry.isPlain ? forwardFast(frames, id, interface, now) : 0
     guard done < frames.count else { return }
-    if interface.entry.mirrorIn != 0 { mirrorArrivals(frames, interface) }
+    if interface.entry.isWatched { arrived(frames, id, interface) }
     batch.removeAll()
     clamps = interface.entry.clampsMSS
     if interface.entry.isFabric {
@@ -99,11 +103,36 @@ import WeftWire
     packet.verdict = .dropped
     counters.dropped(reason, packet.interface, packets: packet.segments)
     if traces.isOn { noteDrop(packet, reason) }
+    if captures.takesDrops { captureDrop(packet, reason) }
   }
 
   /// Ends the way of a frame, or a part of it, that is no packet yet.
-  @inline(__always) func lose(_ reason: DropReason, _ interface: UInt32, packets: Int) {
+  @inline(__always) func lose(_ reason: DropReason, _ interface: UInt32, packets: Int, _ frame: RxFrame) {
     counters.dropped(reason, interface, packets: packets)
     if traces.isOn { noteDrop(interface, reason) }
+    if captures.takesDrops { captureDrop(frame, interface, reason) }
+  }
+
+  /// Frames have come in: who wants to see what comes in by the interface does so here.
+  @inline(never) mutating func arrived(
+    _ frames: RxFrames, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    if interface.entry.isCaptured { captureArrivals(frames, id) }
+    if interface.entry.mirrorIn != 0 { mirrorArrivals(frames, interface) }
+  }
+
+  /// Frames have been made for an interface, from `first` on: who wants to see what leaves by it does so here.
+  @inline(__always) mutating func departed(
+    since first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    if interface.entry.isWatched { watchDepartures(since: first, id, interface) }
+  }
+
+  @inline(never) private mutating func watchDepartures(
+    since first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    let end = tx.count
+    if interface.entry.isCaptured { captureDepartures(since: first, to: end, id) }
+    if interface.entry.mirrorOut != 0 { mirrorDepartures(since: first, to: interface.entry.mirrorOut) }
   }
 }

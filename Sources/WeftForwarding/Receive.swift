@@ -11,7 +11,7 @@ extension PacketPath {
       let frame = frames[index]
       guard frame.length >= Ethernet.bytes else {
         counters.received(id, packets: 1, bytes: frame.length)
-        lose(.shortFrame, id, packets: 1)
+        lose(.shortFrame, id, packets: 1, frame)
         continue
       }
       var packet = Packet(

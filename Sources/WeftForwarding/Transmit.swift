@@ -74,12 +74,7 @@ extension PacketPath {
     let length = Ethernet.bytes + packet.ipLength
     tx.piece(packet.ethernet, count: length)
     tx.finish(from: mark, length: length, interface: packet.interface)
-    if let interface = tables.interface(packet.interface) { departed(since: first, interface) }
-  }
-
-  /// Frames have been made for an interface, from `first` on: who wants to see what leaves by it does so here.
-  @inline(__always) mutating func departed(since first: Int, _ interface: EntryReference<InterfaceEntry>) {
-    if interface.entry.mirrorOut != 0 { mirrorDepartures(since: first, to: interface.entry.mirrorOut) }
+    if let interface = tables.interface(packet.interface) { departed(since: first, packet.interface, interface) }
   }
 
   /// Lowers the TTL of a routed packet; false when it ran out.

@@ -35,6 +35,7 @@ extension Command {
     case setDestinationNAT, removeDestinationNAT, setService, removeService, setBackend, removeBackend
     case setAddressSet, removeAddressSet, setAddressSetMember, removeAddressSetMember, setRule, removeRule
     case setMirror, removeMirror, setInterfaceMirror, removeInterfaceMirror, stage, trace
+    case startCapture, stopCapture
   }
 
   var kindValue: UInt16 {
@@ -82,6 +83,8 @@ extension Command {
       case .removeInterfaceMirror: .removeInterfaceMirror
       case .stage: .stage
       case .trace: .trace
+      case .startCapture: .startCapture
+      case .stopCapture: .stopCapture
       }
     return kind.rawValue
   }
@@ -138,6 +141,8 @@ extension Command {
       let kept = bytes.prefix(StagedBytes.partBytes)
       writer.put(UInt16(kept.count))
       writer.put(bytes: kept)
+    case .startCapture(let capture): writer.put(capture)
+    case .stopCapture(let id): writer.put(id)
     case .trace(let interface, let length):
       writer.put(interface)
       writer.put(length)
@@ -206,6 +211,8 @@ extension Command {
             .stage(
               offset: try r.get("offset"),
               bytes: try r.octets("bytes", count: Int(try r.get("byte count", as: UInt16.self))))
+          case .startCapture: .startCapture(try r.capture())
+          case .stopCapture: .stopCapture(id: try r.get("capture id"))
           case .trace: .trace(interface: try r.get("interface id"), length: try r.get("frame length"))
           }
         })

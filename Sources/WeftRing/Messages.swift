@@ -65,6 +65,10 @@ public enum Command: Hashable, Sendable {
   /// What would become of a frame, `length` bytes that have been staged, that came in by an interface. Answered by steps
   /// and frames, then `done`.
   case trace(interface: UInt32, length: UInt32)
+  /// Frames from here on, into memory whose descriptor comes over the channel's socket; the filter has been staged.
+  /// Answered by `done`, whose cursor is the capture's number.
+  case startCapture(CaptureConfiguration)
+  case stopCapture(id: UInt32)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.

@@ -132,8 +132,28 @@ public final class RingClient: @unchecked Sendable {
   public var isConnected: Bool {
     if gone.load(ordering: .acquiring) { return false }
     var entry = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-    if unsafe poll(&entry, 1, 0) > 0 { gone.store(true, ordering: .releasing) }
+    if unsafe poll(&entry, 1, 0) > 0, hasEnded { gone.store(true, ordering: .releasing) }
     return !gone.load(ordering: .acquiring)
+  }
+
+  /// Of a socket that can be read: the forwarder has closed it. Else it has handed over something.
+  private var hasEnded: Bool {
+    var byte: UInt8 = 0
+    return unsafe recv(socket.raw, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT)) <= 0
+  }
+
+  /// The descriptor of a capture's memory, which the forwarder has sent before it answered.
+  func receiveMemory(_ id: UInt32) throws(RingError) -> Descriptor {
+    var message = [UInt8](repeating: 0, count: 4)
+    var descriptors = [Int32](repeating: -1, count: 8)
+    var count: Int32 = 0
+    let received = unsafe weft_receive_fds(socket.raw, &message, message.count, &descriptors, &count)
+    let sent = (0..<4).reduce(UInt32(0)) { $0 | UInt32(message[$1]) << UInt32(8 * $1) }
+    guard received == 4, count == 1, sent == id else {
+      for descriptor in descriptors.prefix(Int(count)) { _ = Glibc.close(descriptor) }
+      throw .corrupt("no memory came for capture \(id)")
+    }
+    return Descriptor(owning: descriptors[0])
   }
 
   /// Ends the channel: calls that wait, and later ones, throw `.disconnected`.
@@ -190,7 +210,7 @@ public final class RingClient: @unchecked Sendable {
     ]
     _ = unsafe poll(&entries, 2, Int32(clamping: timeoutMilliseconds))
     eventEvent.drain()
-    if entries[1].revents != 0 || gone.load(ordering: .acquiring) {
+    if entries[1].revents != 0 && hasEnded || gone.load(ordering: .acquiring) {
       gone.store(true, ordering: .releasing)
       throw .disconnected
     }
@@ -272,7 +292,7 @@ public final class RingClient: @unchecked Sendable {
     ]
     _ = unsafe poll(&entries, 2, 1000)
     completionEvent.drain()
-    if entries[1].revents != 0 || gone.load(ordering: .acquiring) {
+    if entries[1].revents != 0 && hasEnded || gone.load(ordering: .acquiring) {
       gone.store(true, ordering: .releasing)
       throw .disconnected
     }

@@ -26,6 +26,10 @@ import WeftWire
   /// Mirrors that get its frames as they come in and as they go out; 0 for none.
   public var mirrorIn: UInt32 = 0
   public var mirrorOut: UInt32 = 0
+  /// Somebody captures its frames.
+  public var isCaptured = false
+  /// Its frames are looked at as they come in and go out: mirrored or captured.
+  @inlinable @inline(__always) public var isWatched: Bool { mirrorIn | mirrorOut != 0 || isCaptured }
   /// Packets from and to it are forwarded and nothing else: they may go the short way.
   public var isPlain = true
 

@@ -40,7 +40,7 @@ import WeftWire
   @usableFromInline let entries: UnsafeMutablePointer<FlowEntry>
   @usableFromInline let transitions: TCPTransitions
   /// By entry, of mirrored flows.
-  private let mirrorNumbers: UnsafeMutablePointer<UInt16>
+  let mirrorNumbers: UnsafeMutablePointer<UInt16>
   private let memory: FlowMemory
   var wheel: FlowWheel
   var ends: FlowEnds
@@ -242,18 +242,6 @@ import WeftWire
 
   /// The member of an ECMP nexthop that this direction's packets go to.
   public func setMember(_ index: UInt32, _ member: UInt16) { unsafe entries[Int(index)].ecmpMember = member }
-
-  /// The mirror that gets copies of a flow with the flag `mirrored`, of either entry.
-  public func mirror(of index: UInt32) -> UInt32 { UInt32(unsafe mirrorNumbers[Int(index)]) }
-
-  /// Notes a flow's mirror for both of its entries; memory of its own is touched for that where there is one.
-  public func setMirror(_ index: UInt32, _ mirror: UInt16) {
-    guard isInUse(index) else { return }
-    if mirror == 0, unsafe !entries[Int(index)].flags.contains(.mirrored) { return }
-    unsafe mirrorNumbers[Int(index)] = mirror
-    let reverse = unsafe entries[Int(index)].reverse
-    if reverse != Self.none { unsafe mirrorNumbers[Int(reverse)] = mirror }
-  }
 
   /// Removes a flow, given either of its entries. False when it has a reference and its end could not be recorded for
   /// want of room: it stays as it is, and is removed by a later call.

@@ -39,6 +39,8 @@ public struct FlowSnapshot: Sendable {
   /// nil for a flow to itself.
   public let reverse: FlowEntry?
   public let mirror: UInt32
+
+  public var asked: FlowEntry { isForward ? forward : reverse ?? forward }
 }
 
 extension FlowTable {

@@ -1,4 +1,5 @@
 import Synchronization
+import WeftForwarding
 import WeftPorts
 import WeftRing
 import WeftSystem
@@ -36,6 +37,8 @@ enum Mail: Sendable {
   case detach(interface: UInt32)
   case readFlows(cursor: Int, limit: Int, FlowAnswer)
   case findFlow(FlowKey, FlowFound)
+  case startCapture(CaptureTap)
+  case stopCapture(id: UInt32)
   case acknowledge(Acknowledgement)
 }
 
@@ -47,6 +50,11 @@ final class FlowAnswer: Sendable {
 /// A flow that a worker has looked up in its table.
 final class FlowFound: Sendable {
   let flow = Mutex<FlowSnapshot?>(nil)
+
+  /// Where several workers have it, the one counts that has the packets.
+  func offer(_ new: FlowSnapshot) {
+    flow.withLock { old in if (old?.asked.packets ?? 0) <= new.asked.packets { old = new } }
+  }
 }
 
 /// Tells the control thread that workers have got so far in their mail.

@@ -52,7 +52,8 @@ public struct Replay {
 
   /// Sends the packets of `inputs` (port, capture file) in the order of their times; writes PORT.pcap for each port that
   /// something was sent to, and report.json, into the folder `output`, which is made if it is not there.
-  public func run(inputs: [(port: String, file: String)], output: String) throws {
+  /// `dropsFile`: packets that are dropped, as pcapng with the reason as their comment.
+  public func run(inputs: [(port: String, file: String)], output: String, dropsFile: String? = nil) throws {
     var sources: [Source] = []
     for (port, file) in inputs {
       guard let id = ports.names[port] else {
@@ -77,6 +78,8 @@ public struct Replay {
       tables: tables.reader, flows: try FlowTable(capacity: Int(limits.flows), seed: seed),
       fragments: try FragmentTable(seed: seed), nat: try NATWorker(worker: 0, seed: seed), counters: counters,
       interfaces: Int(limits.interfaces), seed: seed)
+    let drops = try dropsFile.map { try DropsFile($0, interfaces: Int(limits.interfaces)) }
+    if let drops { path.add(drops.tap) }
     var writers: [UInt32: PcapWriter] = [:]
     var last: UInt64 = 0
     // A capture that is cut short ends the replay: what came of it so far is kept.
@@ -101,7 +104,9 @@ public struct Replay {
         writers[interface] = writer
         writer.write(frame, time: time)
       }
+      try drops?.take(ports.devices)
     }
+    try drops?.finish()
     for writer in writers.values { try writer.finish() }
     try writeReport(output, path, last)
     if let fault { throw fault }

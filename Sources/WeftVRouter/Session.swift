@@ -3,6 +3,7 @@ import WeftRing
 /// One client's commands, taken in order. An agent's are applied, an observer may only read.
 final class Session {
   let channel: ServerChannel
+  let id: UInt64
   var isOver = false
   /// A barrier that waits until all workers have passed its mark.
   private(set) var barrier: (sequence: UInt64, mark: UInt64)?
@@ -14,7 +15,10 @@ final class Session {
   /// Commands in one go, so that one client does not keep the others waiting.
   private static let share = 512
 
-  init(_ channel: ServerChannel) { self.channel = channel }
+  init(_ channel: ServerChannel, id: UInt64) {
+    self.channel = channel
+    self.id = id
+  }
 
   func serve(_ programmer: TableProgrammer, _ forwarder: Forwarder) throws(RingCorrupt) {
     channel.acknowledgeWakeup()
@@ -41,6 +45,8 @@ final class Session {
       case .success(.dump(let table, let cursor, let limit)):
         try dump(table, cursor, Int(limit), sequence, programmer, forwarder)
       case .success(.stage(let offset, let bytes)): try channel.complete(stage(Int(offset), bytes, sequence))
+      case .success(.startCapture(let capture)): try channel.complete(start(capture, sequence, forwarder))
+      case .success(.stopCapture(let id)): try channel.complete(stop(id, sequence, forwarder))
       case .success(.trace(let interface, let length)): try trace(interface, Int(length), sequence, forwarder)
       case .success(let command):
         try channel.complete(apply(command, sequence, programmer))
@@ -79,6 +85,25 @@ final class Session {
     }
     staged += bytes
     return .done(sequence: sequence, cursor: 0)
+  }
+
+  private func start(_ capture: CaptureConfiguration, _ sequence: UInt64, _ forwarder: Forwarder) -> Completion {
+    let filter = staged
+    staged = []
+    do throws(Refusal) {
+      return .done(sequence: sequence, cursor: UInt64(try forwarder.startCapture(capture, filter: filter, self)))
+    } catch {
+      return .refused(sequence: sequence, error)
+    }
+  }
+
+  private func stop(_ id: UInt32, _ sequence: UInt64, _ forwarder: Forwarder) -> Completion {
+    do throws(Refusal) {
+      try forwarder.stopCapture(id, self)
+      return .done(sequence: sequence, cursor: 0)
+    } catch {
+      return .refused(sequence: sequence, error)
+    }
   }
 
   private func trace(

@@ -57,6 +57,8 @@ public final class TableProgrammer {
   var nat = NATStore()
   var policy = PolicyStore()
   var mirrors = MirrorStore()
+  /// What captures look at, by their number.
+  var captured: [UInt32: CapturedInterfaces] = [:]
   var devices: [String: UInt32] = [:]
   var vrfNames: [String: UInt32] = [:]
   /// Tunnels by the fabric interface that they leave by: they carry its MAC address.
@@ -115,7 +117,8 @@ public final class TableProgrammer {
     case .removeMirror(let id): try remove(mirror: id)
     case .setInterfaceMirror(let entry): try set(entry)
     case .removeInterfaceMirror(let interface): try remove(mirrorOf: interface)
-    case .dump, .barrier, .stage, .trace: throw Refusal(.unknownMessage, "this command changes no table")
+    case .dump, .barrier, .stage, .trace, .startCapture, .stopCapture:
+      throw Refusal(.unknownMessage, "this command changes no table")
     }
   }
 

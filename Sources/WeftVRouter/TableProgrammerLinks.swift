@@ -110,6 +110,7 @@ extension TableProgrammer {
     if let subject = interfaces[interface.id]?.value.subject { entry.policyClass = subject }
     entry.clampsMSS = interface.flags.contains(.clampMSS)
     setMirrors(&entry, interface.id)
+    setCaptures(&entry, interface.id)
     memory.publish(interface: interface.id, entry)
   }
 

@@ -215,7 +215,9 @@ final class Worker: @unchecked Sendable {
         let next = state.path.flows.dump(cursor: cursor, limit: limit) { records.append(flowRecord($0, index, now)) }
         answer.records.withLock { $0 = (records, next) }
       case .findFlow(let key, let found):
-        if let flow = state.path.flows.snapshot(key, worker: index) { found.flow.withLock { $0 = flow } }
+        if let flow = state.path.flows.snapshot(key, worker: index) { found.offer(flow) }
+      case .startCapture(let tap): state.path.add(tap)
+      case .stopCapture(let id): state.path.removeCapture(id)
       case .acknowledge(let acknowledgement): acknowledgement.give()
       }
     }

@@ -27,6 +27,11 @@ struct ReplayCommand: ParsableCommand {
   @Option(name: .long, help: ArgumentHelp("The folder for the results; made if it is not there.", valueName: "dir"))
   var out: String
 
+  @Option(
+    name: .long,
+    help: ArgumentHelp("Write packets that are dropped as pcapng, the reason as their comment.", valueName: "file"))
+  var captureDrops: String?
+
   func validate() throws {
     guard !inputs.isEmpty else { throw ValidationError("Nothing to replay: give at least one --in PORT=FILE.") }
   }
@@ -37,7 +42,7 @@ struct ReplayCommand: ParsableCommand {
       throw CommandFailure("cannot read \(tables): \(error)")
     }
     let replay = try Replay(TablesFile(json: bytes))
-    try replay.run(inputs: inputs.map { ($0.port, $0.file) }, output: out)
+    try replay.run(inputs: inputs.map { ($0.port, $0.file) }, output: out, dropsFile: captureDrops)
   }
 }
 

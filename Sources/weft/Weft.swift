@@ -24,12 +24,13 @@ struct Weft: ParsableCommand {
         weft policy                             rules, and how many flows each has decided on
         weft drops                              why packets went no further
         weft trace --interface 3 --udp 10.0.0.2:1234 10.0.0.3:53   what would become of a packet
+        weft capture --drops                    packets that are dropped, with the reason
       """,
     subcommands: [
       StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
       VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NATCommand.self, ServicesCommand.self,
       FlowsCommand.self, PolicyCommand.self, MirrorsCommand.self, DropsCommand.self,
-      TraceCommand.self,
+      TraceCommand.self, CaptureCommand.self,
     ])
 
   static func main() {

@@ -108,7 +108,7 @@ enum Samples {
     + rules.map(Command.setRule) + numbers.flatMap { [.removeAddressSet(id: $0), .removeRule(id: $0)] }
     + prefixes.map { Command.removeAddressSetMember(set: 7, prefix: $0) }
     + prefixes.map { Command.removeRoute(vrf: .max, prefix: $0) } + macs.map { Command.removeBridge(vrf: 1, mac: $0) }
-    + natCommands + mirrorCommands + traceCommands
+    + natCommands + mirrorCommands + traceCommands + captureCommands
     + TableName.allCases.map { Command.dump(table: $0, cursor: .max, limit: .max) }
 
   static let entries: [TableEntry] =
