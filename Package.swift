@@ -124,7 +124,7 @@ let package = Package(
     .executableTarget(
       name: "weft",
       dependencies: [
-        "WeftRing", "WeftWire",
+        "WeftVRouter", "WeftPorts", "WeftRing", "WeftWire", "WeftSystem",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: high),
@@ -135,7 +135,8 @@ let package = Package(
       name: "WeftNetlinkTests", dependencies: ["WeftNetlink", "WeftWire", "CLinux"], swiftSettings: high),
     .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire"], swiftSettings: high),
     .testTarget(
-      name: "WeftVRouterTests", dependencies: ["WeftVRouter", "WeftForwarding", "WeftRing", "WeftTables", "WeftWire"],
+      name: "WeftVRouterTests",
+      dependencies: ["WeftVRouter", "WeftForwarding", "WeftPorts", "WeftRing", "WeftTables", "WeftWire", "WeftSystem"],
       swiftSettings: high
     ),
     .testTarget(name: "WeftAgentTests", dependencies: ["WeftAgent", "WeftAPI", "WeftWire"], swiftSettings: high),

@@ -36,7 +36,8 @@ extension PacketPath {
     if flows[flow].policyGeneration != generation { judgeAgain(flow, packet, generation, now) }
     packet.flow = flow
     let flags = flows[flow].flags
-    guard !flags.isDisjoint(with: [.denied, .nat, .staged]) else { return }
+    guard !flags.isDisjoint(with: [.denied, .nat, .staged, .mirrored]) else { return }
+    if flags.contains(.mirrored) { mirrorFlow(packet, to: flows.mirror(of: flow)) }
     if flags.contains(.denied) { return deny(&packet, isRejected: flags.contains(.rejected), now) }
     if flags.contains(.staged) { packet.actions = flows[flow].mark }
     if flags.contains(.nat) { rewrite(&packet, to: flows[flows[flow].reverse].key.reversed) }
@@ -92,6 +93,7 @@ extension PacketPath {
       var flags: FlowFlags = verdict.isLogged ? .logged : []
       if actions != 0 { flags.insert(.staged) }
       packet.actions = actions
+      if verdict.mirror != 0 { flags.insert(.mirrored) }
       if verdict.action != .allow { flags.formUnion(verdict.action == .reject ? [.denied, .rejected] : .denied) }
       let isDenied = flags.contains(.denied)
       let reverse = isDenied ? packet.key.reversed : key.reversed
@@ -116,6 +118,7 @@ extension PacketPath {
         packet.flow = flow
         if isShared, !isFat { tell(flow, packet.key, reverse) }
         if actions != 0, !isDenied { setActions(flow, actions) }
+        if verdict.mirror != 0 { flows.setMirror(flow, verdict.mirror) }
       case .conflict where translated != nil && !isDenied:
         if let translated { nat.release(translated.reference) }
         attempt &+= 1
@@ -124,9 +127,11 @@ extension PacketPath {
         // What needs a flow to be answered rightly does not go without one; the rest goes, uncounted.
         if let translated, !isDenied {
           nat.release(translated.reference)
+          if verdict.mirror != 0 { mirrorFlow(packet, to: UInt32(verdict.mirror)) }
           return drop(&packet, .flowTableFull)
         }
       }
+      if verdict.mirror != 0 { mirrorFlow(packet, to: UInt32(verdict.mirror)) }
       if isDenied {
         guard packet.flow != FlowTable.none else {
           return flags.contains(.rejected) ? reject(&packet, .policyRejected) : drop(&packet, .policyDenied)
@@ -154,6 +159,7 @@ extension PacketPath {
     if flow == FlowTable.none, !tables.fatFlows.isEmpty { flow = findFat(answers, of: packet) }
     guard flow != FlowTable.none else { return isShared && passOnError(&packet, answers) }
     let flags = flows[flow].flags
+    if flags.contains(.mirrored) { mirrorFlow(packet, to: flows.mirror(of: flow)) }
     if flags.contains(.denied) {
       drop(&packet, .policyDenied)
     } else if flags.contains(.nat) {
@@ -210,23 +216,27 @@ extension PacketPath {
   ) -> (verdict: PolicyVerdict, actions: UInt32) {
     let leaving = policyClass(source)
     var actions: UInt32 = 0
+    var first = PolicyVerdict.allowed
     if leaving != InterfaceEntry.noPolicy {
-      let verdict = tables.policy.evaluate(
+      first = tables.policy.evaluate(
         PolicyQuery(
           subject: leaving, isIngress: false, local: key.source, remote: target.destination, proto: key.proto,
           sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
-      if verdict.action == .allow { actions = tables.policy.actionSlot(verdict) }
-      guard verdict.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else {
-        return (verdict, actions)
-      }
+      if traces.isOn { notePolicy(first, source, isIngress: false, key) }
+      if first.action == .allow { actions = tables.policy.actionSlot(first) }
+      guard first.action == .allow, policyClass(destination) != InterfaceEntry.noPolicy else { return (first, actions) }
     }
     let entering = policyClass(destination)
     guard entering != InterfaceEntry.noPolicy else { return (.allowed, 0) }
-    let verdict = tables.policy.evaluate(
+    var verdict = tables.policy.evaluate(
       PolicyQuery(
         subject: entering, isIngress: true, local: target.destination, remote: key.source, proto: key.proto,
         sourcePort: key.sourcePort, destinationPort: target.destinationPort, icmp: icmp, tcpFlags: tcpFlags))
+    if traces.isOn { notePolicy(verdict, destination, isIngress: true, key) }
     if verdict.action == .allow { actions |= tables.policy.actionSlot(verdict) << 16 }
+    // The rule that let the flow out may want to know of it as well.
+    if first.isLogged { verdict.isLogged = true }
+    if verdict.mirror == 0 { verdict.mirror = first.mirror }
     return (verdict, actions)
   }
 
@@ -270,6 +280,8 @@ extension PacketPath {
     var flags: FlowFlags = verdict.isLogged ? .logged : []
     if verdict.action == .reject { flags.insert(.rejected) }
     if actions != 0, verdict.action == .allow { flags.insert(.staged) }
+    if verdict.mirror != 0 { flags.insert(.mirrored) }
+    flows.setMirror(flow, verdict.mirror)
     flows.setPolicy(
       flow, isDenied: verdict.action != .allow, rule: verdict.rule, generation: generation, flags: flags, now: now)
     setActions(forward, verdict.action == .allow ? actions : 0)

@@ -28,11 +28,11 @@ extension PacketPath {
     let segments = isSuper && stride > 0 ? max(1, (outer.payloadBytes + stride - 1) / stride) : 1
     received(id, packets: segments, bytes: frame.length)
     if let problem {
-      counters.dropped(problem, id, packets: segments)
+      lose(problem, id, packets: segments, frame)
       return
     }
     guard segments <= 128, !isSuper || stride > 0, batch.count + segments <= Batch.capacity else {
-      counters.dropped(.gsoMalformed, id, packets: segments)
+      lose(.gsoMalformed, id, packets: segments, frame)
       return
     }
     var offset = outer.payload
@@ -62,22 +62,23 @@ extension PacketPath {
       guard let other = tables.interface(number), other.entry.isFabric else {
         return receive(frame, subinterface: number, parent: id)
       }
+      if other.entry.isWatched { arrived(frame, number, other) }
       decapsulate(frame, number, other)
     case .dropped(let reason): dropFrame(tagged, reason, id)
     }
   }
 
-  /// `frame` is given where its virtio-net header speaks of the inner packet.
+  /// `whole` is what came in; but for a super-frame its virtio-net header speaks of the inner packet.
   private mutating func openVXLAN(
     _ at: Bytes, _ length: Int, _ interface: UInt32, _ outer: OuterHeaders, _ frame: RxFrame?, _ whole: RxFrame,
     _ offset: Int
   ) {
-    guard length >= VXLAN.bytes else { return counters.dropped(.vxlanShort, interface, packets: 1) }
-    guard at.u8(0) & 0x08 != 0 else { return counters.dropped(.vxlanFlags, interface, packets: 1) }
+    guard length >= VXLAN.bytes else { return lose(.vxlanShort, interface, packets: 1, whole) }
+    guard at.u8(0) & 0x08 != 0 else { return lose(.vxlanFlags, interface, packets: 1, whole) }
     let number = tables.vnis[at.u32(4) >> 8]
-    guard number != 0 else { return counters.dropped(.unknownVNI, interface, packets: 1) }
+    guard number != 0 else { return lose(.unknownVNI, interface, packets: 1, whole) }
     let inner = length - VXLAN.bytes
-    guard inner >= Ethernet.bytes else { return counters.dropped(.shortFrame, interface, packets: 1) }
+    guard inner >= Ethernet.bytes else { return lose(.shortFrame, interface, packets: 1, whole) }
     let ethernet = at.advanced(VXLAN.bytes)
     var packet = Packet(
       ethernet: ethernet, ip: ethernet.advanced(Ethernet.bytes), available: inner - Ethernet.bytes,
@@ -92,17 +93,17 @@ extension PacketPath {
     _ at: Bytes, _ length: Int, _ interface: UInt32, _ outer: OuterHeaders, _ frame: RxFrame?, _ whole: RxFrame,
     _ offset: Int
   ) {
-    guard length >= MPLS.bytes else { return counters.dropped(.mplsShort, interface, packets: 1) }
+    guard length >= MPLS.bytes else { return lose(.mplsShort, interface, packets: 1, whole) }
     let entry = at.u32(0)
-    guard entry & MPLS.bottomOfStack != 0 else { return counters.dropped(.mplsStack, interface, packets: 1) }
+    guard entry & MPLS.bottomOfStack != 0 else { return lose(.mplsStack, interface, packets: 1, whole) }
     let number = tables.labels[entry >> 12]
-    guard number != 0 else { return counters.dropped(.unknownLabel, interface, packets: 1) }
+    guard number != 0 else { return lose(.unknownLabel, interface, packets: 1, whole) }
     let ip = at.advanced(MPLS.bytes)
     let inner = length - MPLS.bytes
-    guard inner > 0 else { return counters.dropped(.mplsShort, interface, packets: 1) }
+    guard inner > 0 else { return lose(.mplsShort, interface, packets: 1, whole) }
     if let nexthop = tables.nexthop(number - 1), nexthop.entry.kind == .l2Receive {
       // An Ethernet frame (RFC 7432 section 12, without a control word).
-      guard inner >= Ethernet.bytes else { return counters.dropped(.shortFrame, interface, packets: 1) }
+      guard inner >= Ethernet.bytes else { return lose(.shortFrame, interface, packets: 1, whole) }
       var packet = Packet(
         ethernet: ip, ip: ip.advanced(Ethernet.bytes), available: inner - Ethernet.bytes, interface: interface,
         hasEthernet: true, outerECN: outer.ecn)

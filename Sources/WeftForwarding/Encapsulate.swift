@@ -7,6 +7,8 @@ extension PacketPath {
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
     setOuterMarks(&packet, nexthop, interface)
+    let first = tx.count
+    defer { departed(since: first, nexthop.entry.interface, interface) }
     let isSuper = packet.gso != VirtioNetHeader.gsoNone
     let segmentLength = isSuper ? packet.payload + packet.gsoBytes : packet.ipLength
     // MPLS of a bridge carries an Ethernet header, which the nexthop's MTU does not know of.

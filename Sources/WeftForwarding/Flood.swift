@@ -116,8 +116,7 @@ extension PacketPath {
     let pieces = 2 &* segments &+ 2 &* Self.mostFragments(packet) &+ 2
     let bytes = segments &* (headers &+ packet.payload &+ 16) &+ Self.mostFragments(packet) &* 128
     guard tx.hasRoom(pieces: plan.copies &* pieces, bytes: plan.copies &* bytes) else {
-      packet.verdict = .dropped
-      return counters.dropped(.replicationFull, packet.interface, packets: plan.copies &* segments)
+      return drop(&packet, .replicationFull, packets: plan.copies &* segments)
     }
     // Here, since all copies share what the checksum stands in. A super-frame's segments get their own.
     if packet.needsChecksum, packet.gso == VirtioNetHeader.gsoNone { finishChecksum(&packet) }

@@ -147,7 +147,7 @@ extension PacketPath {
       with = .redirected
     }
     if !giveFrame(index, to: other, marks.after(with), ports: 0) {
-      counters.dropped(.handoverFull, interface, packets: 1)
+      lose(.handoverFull, interface, packets: 1, sharing.frames[index])
     }
     return true
   }
@@ -197,7 +197,7 @@ extension PacketPath {
     while next != Packet.none {
       let number = Int(next)
       if !give(batch[number], to: worker, marks) {
-        counters.dropped(.handoverFull, batch[number].interface, packets: 1)
+        drop(&batch[number], .handoverFull)
       }
       next = batch[number].next
     }

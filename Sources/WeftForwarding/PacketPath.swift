@@ -46,8 +46,14 @@ import WeftWire
   /// Something has been reported: whoever looks sets it back.
   public var hasReported = false
   var recent = RecentReports()
+  /// On while a packet is traced.
+  var traces = TraceBuffer()
+  /// Who wants copies of frames.
+  var captures = CaptureTaps()
   /// When this batch came, CLOCK_MONOTONIC in ns.
   var clock: UInt64 = 0
+  /// This worker's counters of mirrors (`Tables.mirrors`).
+  public var mirrorCounts: MirrorCounter
   /// What is to be sent.
   public var tx: TxFrames
 
@@ -63,6 +69,7 @@ import WeftWire
     self.seed = seed
     self.sharing = sharing
     self.nat.owner = sharing.owner
+    mirrorCounts = tables.mirrors.counter(worker: 0)
     tx = TxFrames(interfaces: interfaces)
   }
 
@@ -73,12 +80,13 @@ import WeftWire
     open.deallocate()
     sharing.deallocate()
     tx.deallocate()
+    captures.deallocate()
   }
 
   /// Takes a batch that came in by `interface` through all stages. `now` is CLOCK_MONOTONIC in ns.
   public mutating func process(_ frames: RxFrames, interface id: UInt32, now: UInt64) {
     guard let interface = tables.interface(id) else {
-      counters.dropped(.interfaceGone, id, packets: frames.count)
+      for index in 0..<frames.count { lose(.interfaceGone, id, packets: 1, frames[index]) }
       return
     }
     clock = now
@@ -92,29 +100,96 @@ import WeftWire
   private mutating func forward(
     _ frames: RxFrames, from done: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>, _ now: UInt64
   ) {
+    if interface.entry.isWatched {
+      for index in done..<frames.count { arrived(frames[index], id, interface) }
+    }
     batch.removeAll()
     clamps = interface.entry.clampsMSS
     if interface.entry.isFabric {
       decapsulate(frames, from: done, id, interface)
+      note(.decapsulate)
     } else {
       receive(frames, from: done, id, interface)
+      note(.receive)
     }
     parse()
     if interface.entry.classifier != 0 { classifyService(interface.entry.classifier) }
+    note(.parse)
     if isShared { own(now) }
     if interface.entry.isFabric { coalesce() }
     if interface.entry.ingressPolicer != 0 { policeIngress(interface.entry.ingressPolicer) }
     classify(now)
+    note(.classify)
     if !tables.policy.hasNoActions { enact() }
     route()
+    note(.route)
     transmit(now)
+    note(.transmit)
     tag()
     policers.close()
   }
 
   /// Ends a packet's way.
   @inline(__always) func drop(_ packet: inout Packet, _ reason: DropReason) {
+    drop(&packet, reason, packets: packet.segments)
+  }
+
+  /// The same for one that stands for so many packets, or would have become them.
+  @inline(__always) func drop(_ packet: inout Packet, _ reason: DropReason, packets: Int) {
     packet.verdict = .dropped
-    counters.dropped(reason, packet.interface, packets: packet.segments)
+    counters.dropped(reason, packet.interface, packets: packets)
+    if traces.isOn { noteDrop(packet, reason) }
+    if captures.takesDrops { captureDrop(packet, reason) }
+  }
+
+  /// Ends the way of a frame, or a part of it, that is no packet yet.
+  @inline(__always) func lose(_ reason: DropReason, _ interface: UInt32, packets: Int, _ frame: RxFrame) {
+    counters.dropped(reason, interface, packets: packets)
+    if traces.isOn { noteDrop(interface, reason) }
+    if captures.takesDrops { captureDrop(frame, interface, reason) }
+  }
+
+  /// A frame has come in: who wants to see what comes in by the interface does so here. One that another worker handed
+  /// over has been seen there.
+  @inline(never) mutating func arrived(
+    _ frame: RxFrame, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    guard !sharing.isHandedOver else { return }
+    if interface.entry.isCaptured { captureArrival(frame, id) }
+    if interface.entry.mirrorIn != 0 { mirrorArrival(frame, interface) }
+  }
+
+  /// Frames have been made for an interface, from `first` on: who wants to see what leaves by it does so here.
+  @inline(__always) mutating func departed(
+    since first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    if interface.entry.isWatched { watchDepartures(since: first, id, interface) }
+  }
+
+  @inline(never) private mutating func watchDepartures(
+    since first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    // Copies are not looked at.
+    for index in first..<tx.count { watchDeparture(UInt32(truncatingIfNeeded: index), id, interface) }
+  }
+
+  /// All frames of an interface without a port of its own, for those who look at the port's.
+  @inline(never) mutating func watchFrames(
+    of id: UInt32, on parent: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    let end = tx.count
+    var index = tx.head(id)
+    while index != TxFrames.none, Int(index) < end {
+      watchDeparture(index, parent, interface)
+      index = tx.frame(index).next
+    }
+  }
+
+  private mutating func watchDeparture(
+    _ index: UInt32, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    let frame = tx.gathered(tx.frame(index))
+    if interface.entry.isCaptured { captures.offer(.departure, id, frame, now: clock) }
+    if interface.entry.mirrorOut != 0 { mirror(frame, frame.virtio, to: interface.entry.mirrorOut) }
   }
 }

@@ -79,9 +79,12 @@ extension PacketPath {
   private mutating func color(
     by number: UInt32, _ bytes: Int, _ packet: Packet, _ following: Int
   ) -> PolicerColor {
-    policers.meter(
-      tables.policers, number, bytes: bytes, dscp: packet.trafficClass >> 2, following: following, now: clock)
+    let color =
+      policers.meter(
+        tables.policers, number, bytes: bytes, dscp: packet.trafficClass >> 2, following: following, now: clock)
       ?? .green
+    if traces.isOn { notePolicer(number, color) }
+    return color
   }
 
   private mutating func markYellow(_ packet: inout Packet, _ number: UInt32) {
@@ -156,6 +159,7 @@ extension PacketPath {
   mutating func mark(_ packet: inout Packet, dscp: UInt8) {
     let value = dscp << 2 | packet.trafficClass & ECN.mask
     guard value != packet.trafficClass else { return }
+    if traces.isOn { noteMark(dscp) }
     Self.setTrafficClass(packet, value)
     packet.trafficClass = value
     let batch = batch

@@ -47,13 +47,14 @@ extension PacketPath {
   mutating func receive(_ frame: RxFrame, subinterface id: UInt32, parent: UInt32) {
     guard let interface = tables.interface(id) else { return dropFrame(frame, .interfaceGone, parent) }
     if interface.entry.clampsMSS { clamps = true }
+    if interface.entry.isWatched { arrived(frame, id, interface) }
     receive(frame, id, interface)
   }
 
   /// A frame that does not become a packet.
   func dropFrame(_ frame: RxFrame, _ reason: DropReason, _ id: UInt32) {
     received(id, packets: 1, bytes: frame.length)
-    counters.dropped(reason, id, packets: 1)
+    lose(reason, id, packets: 1, frame)
   }
 
   /// Looks at the Ethernet header: what is inside, and for whom it is.

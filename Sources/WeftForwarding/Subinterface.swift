@@ -68,8 +68,31 @@ extension PacketPath {
     }
   }
 
-  /// Puts the tags on what leaves by interfaces without a port of their own.
+  /// Puts the tags on what leaves by interfaces without a port of their own. Who looks at the port's interface sees it
+  /// with them.
   mutating func tag() {
+    let first = tx.count
+    tagNewFrames()
+    guard watchParents() else { return }
+    // Copies may leave in a VLAN themselves.
+    if tx.count > first { tagNewFrames() }
+  }
+
+  /// Shows the frames of VLANs to those who look at their port's interface; false where there is nobody.
+  private mutating func watchParents() -> Bool {
+    var isWatched = false
+    for index in 0..<tx.touchedCount {
+      let id = tx.touched(index)
+      guard let interface = tables.interface(id), interface.entry.tagBytes > 0,
+        let parent = tables.interface(interface.entry.parent), parent.entry.isWatched
+      else { continue }
+      isWatched = true
+      watchFrames(of: id, on: interface.entry.parent, parent)
+    }
+    return isWatched
+  }
+
+  private mutating func tagNewFrames() {
     for index in 0..<tx.touchedCount {
       let id = tx.touched(index)
       guard let interface = tables.interface(id), interface.entry.tagBytes > 0 else { continue }

@@ -90,6 +90,7 @@ extension PacketPath {
   /// Sends an answer of the router's own, whole frame in one piece, out of the interface of the question.
   private mutating func answer(_ packet: inout Packet) {
     guard tx.hasRoom(pieces: 2, bytes: 64) else { return drop(&packet, .transmitFull) }
+    let first = tx.count
     let mark = tx.pieceMark
     let virtio = tx.headers(VirtioNetHeader.bytes)
     VirtioNetHeader().write(virtio)
@@ -97,6 +98,7 @@ extension PacketPath {
     let length = Ethernet.bytes + packet.ipLength
     tx.piece(packet.ethernet, count: length)
     tx.finish(from: mark, length: length, interface: packet.interface)
+    if let interface = tables.interface(packet.interface) { departed(since: first, packet.interface, interface) }
   }
 
   /// Lowers the TTL of a routed packet; false when it ran out.

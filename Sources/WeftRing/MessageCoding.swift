@@ -36,6 +36,8 @@ extension Command {
     case setAddressSet, removeAddressSet, setAddressSetMember, removeAddressSetMember, setRule, removeRule
     case setNeighbor, removeNeighbor
     case setPolicer, removePolicer, setClassifier, removeClassifier, setRemark, removeRemark
+    case setMirror, removeMirror, setInterfaceMirror, removeInterfaceMirror, stage, trace
+    case startCapture, stopCapture
   }
 
   var kindValue: UInt16 {
@@ -85,6 +87,14 @@ extension Command {
       case .removeClassifier: .removeClassifier
       case .setRemark: .setRemark
       case .removeRemark: .removeRemark
+      case .setMirror: .setMirror
+      case .removeMirror: .removeMirror
+      case .setInterfaceMirror: .setInterfaceMirror
+      case .removeInterfaceMirror: .removeInterfaceMirror
+      case .stage: .stage
+      case .trace: .trace
+      case .startCapture: .startCapture
+      case .stopCapture: .stopCapture
       }
     return kind.rawValue
   }
@@ -133,6 +143,19 @@ extension Command {
     case .setAddressSetMember(let entry): writer.put(entry)
     case .setRule(let entry): writer.put(entry)
     case .removeAddressSet(let id), .removeRule(let id): writer.put(id)
+    case .setMirror(let entry): writer.put(entry)
+    case .setInterfaceMirror(let entry): writer.put(entry)
+    case .removeMirror(let id), .removeInterfaceMirror(let id): writer.put(id)
+    case .stage(let offset, let bytes):
+      writer.put(offset)
+      let kept = bytes.prefix(StagedBytes.partBytes)
+      writer.put(UInt16(kept.count))
+      writer.put(bytes: kept)
+    case .startCapture(let capture): writer.put(capture)
+    case .stopCapture(let id): writer.put(id)
+    case .trace(let interface, let length):
+      writer.put(interface)
+      writer.put(length)
     case .removeAddressSetMember(let set, let prefix):
       writer.put(set)
       writer.put(prefix)
@@ -206,6 +229,17 @@ extension Command {
           case .removeClassifier: .removeClassifier(id: try r.get("classifier id"))
           case .setRemark: .setRemark(try r.remark())
           case .removeRemark: .removeRemark(id: try r.get("remark id"))
+          case .setMirror: .setMirror(try r.mirror())
+          case .removeMirror: .removeMirror(id: try r.get("mirror id"))
+          case .setInterfaceMirror: .setInterfaceMirror(try r.interfaceMirror())
+          case .removeInterfaceMirror: .removeInterfaceMirror(interface: try r.get("interface id"))
+          case .stage:
+            .stage(
+              offset: try r.get("offset"),
+              bytes: try r.octets("bytes", count: Int(try r.get("byte count", as: UInt16.self))))
+          case .startCapture: .startCapture(try r.capture())
+          case .stopCapture: .stopCapture(id: try r.get("capture id"))
+          case .trace: .trace(interface: try r.get("interface id"), length: try r.get("frame length"))
           }
         })
     } catch {
@@ -217,6 +251,8 @@ extension Command {
 extension Completion {
   private static let done: UInt16 = 1
   private static let refused: UInt16 = 2
+  private static let traceStep: UInt16 = 3
+  private static let traceFrame: UInt16 = 4
   /// Entries: this plus the table's number.
   private static let entry: UInt16 = 16
   private static let reasonBytes = 200
@@ -225,6 +261,8 @@ extension Completion {
     switch self {
     case .done: Self.done
     case .refused: Self.refused
+    case .traceStep: Self.traceStep
+    case .traceFrame: Self.traceFrame
     case .entry(_, let entry): Self.entry + UInt16(entry.table.rawValue)
     }
   }
@@ -235,6 +273,8 @@ extension Completion {
     case .refused(_, let refusal):
       writer.put(refusal.code.rawValue)
       writer.put(refusal.reason, maximum: Self.reasonBytes)
+    case .traceStep(_, let step): writer.put(step)
+    case .traceFrame(_, let frame): writer.put(frame)
     case .entry(_, let entry):
       switch entry {
       case .interface(let configuration, let state):
@@ -269,6 +309,10 @@ extension Completion {
         writer.put(state)
       case .classifier(let entry): writer.put(entry)
       case .remark(let entry): writer.put(entry)
+      case .mirror(let entry, let state):
+        writer.put(entry)
+        writer.put(state)
+      case .interfaceMirror(let entry): writer.put(entry)
       }
     }
   }
@@ -281,6 +325,8 @@ extension Completion {
         let code: RefusalCode = try r.option("code")
         return .refused(sequence: sequence, Refusal(code, try r.text("reason", maximum: Self.reasonBytes)))
       }
+      if message.kind == Self.traceStep { return .traceStep(sequence: sequence, try r.traceStep()) }
+      if message.kind == Self.traceFrame { return .traceFrame(sequence: sequence, try r.traceFrame()) }
       guard message.kind > Self.entry, message.kind - Self.entry <= 255,
         let table = TableName(rawValue: UInt8(message.kind - Self.entry))
       else { throw SlotFault(what: "completion kind") }
@@ -318,6 +364,10 @@ extension Completion {
         entry = .policer(policer, try r.policerState())
       case .classifiers: entry = .classifier(try r.classifier())
       case .remarks: entry = .remark(try r.remark())
+      case .mirrors:
+        let mirror = try r.mirror()
+        entry = .mirror(mirror, try r.mirrorState())
+      case .interfaceMirrors: entry = .interfaceMirror(try r.interfaceMirror())
       }
       return .entry(sequence: sequence, entry)
     }

@@ -8,6 +8,7 @@ public enum TableName: UInt8, Sendable, CaseIterable {
   case addressSets, addressSetMembers, rules
   case neighbors
   case policers, classifiers, remarks
+  case mirrors, interfaceMirrors
 }
 
 /// Agent to forwarder.
@@ -65,6 +66,19 @@ public enum Command: Hashable, Sendable {
   case removeClassifier(id: UInt32)
   case setRemark(RemarkConfiguration)
   case removeRemark(id: UInt32)
+  case setMirror(MirrorConfiguration)
+  case removeMirror(id: UInt32)
+  case setInterfaceMirror(InterfaceMirrorConfiguration)
+  case removeInterfaceMirror(interface: UInt32)
+  /// A part of what a later command of this channel takes (`StagedBytes`); offset 0 begins anew.
+  case stage(offset: UInt32, bytes: [UInt8])
+  /// What would become of a frame, `length` bytes that have been staged, that came in by an interface. Answered by steps
+  /// and frames, then `done`.
+  case trace(interface: UInt32, length: UInt32)
+  /// Frames from here on, into memory whose descriptor comes over the channel's socket; the filter has been staged.
+  /// Answered by `done`, whose cursor is the capture's number.
+  case startCapture(CaptureConfiguration)
+  case stopCapture(id: UInt32)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.
@@ -143,6 +157,8 @@ public enum TableEntry: Hashable, Sendable {
   case policer(PolicerConfiguration, PolicerState)
   case classifier(ClassifierConfiguration)
   case remark(RemarkConfiguration)
+  case mirror(MirrorConfiguration, MirrorState)
+  case interfaceMirror(InterfaceMirrorConfiguration)
 
   /// The table it stands in.
   public var table: TableName {
@@ -168,6 +184,8 @@ public enum TableEntry: Hashable, Sendable {
     case .policer: .policers
     case .classifier: .classifiers
     case .remark: .remarks
+    case .mirror: .mirrors
+    case .interfaceMirror: .interfaceMirrors
     }
   }
 }
@@ -175,13 +193,25 @@ public enum TableEntry: Hashable, Sendable {
 /// Forwarder to agent: what became of a command. `sequence` is the command's, counted from 0 on each channel.
 public enum Completion: Hashable, Sendable {
   case entry(sequence: UInt64, TableEntry)
+  case traceStep(sequence: UInt64, TraceStep)
+  case traceFrame(sequence: UInt64, TraceFrame)
   /// Done. `cursor` is used by `dump` alone.
   case done(sequence: UInt64, cursor: UInt64)
   case refused(sequence: UInt64, Refusal)
 
   public var sequence: UInt64 {
     switch self {
-    case .entry(let sequence, _), .done(let sequence, _), .refused(let sequence, _): sequence
+    case .entry(let sequence, _), .traceStep(let sequence, _), .traceFrame(let sequence, _), .done(let sequence, _),
+      .refused(let sequence, _):
+      sequence
+    }
+  }
+
+  /// No more is said about the command.
+  public var isLast: Bool {
+    switch self {
+    case .done, .refused: true
+    case .entry, .traceStep, .traceFrame: false
     }
   }
 }

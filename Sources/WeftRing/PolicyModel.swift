@@ -130,7 +130,7 @@ public struct RuleConfiguration: Hashable, Sendable {
   public var tcpFlagsValue: UInt8
   /// The flow is reported.
   public var isLogged: Bool
-  /// The mirror session that gets a copy of the flow's packets; 0 for none. Kept, without effect so far, as is `isLogged`.
+  /// The mirror that gets a copy of the flow's packets, of both directions; 0 for none.
   public var mirror: UInt16
   /// What the flow's packets, of both directions, are marked with (0...63).
   public var dscp: UInt8?

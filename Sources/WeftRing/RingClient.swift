@@ -132,8 +132,28 @@ public final class RingClient: @unchecked Sendable {
   public var isConnected: Bool {
     if gone.load(ordering: .acquiring) { return false }
     var entry = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-    if unsafe poll(&entry, 1, 0) > 0 { gone.store(true, ordering: .releasing) }
+    if unsafe poll(&entry, 1, 0) > 0, hasEnded { gone.store(true, ordering: .releasing) }
     return !gone.load(ordering: .acquiring)
+  }
+
+  /// Of a socket that can be read: the forwarder has closed it. Else it has handed over something.
+  private var hasEnded: Bool {
+    var byte: UInt8 = 0
+    return unsafe recv(socket.raw, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT)) <= 0
+  }
+
+  /// The descriptor of a capture's memory, which the forwarder has sent before it answered.
+  func receiveMemory(_ id: UInt32) throws(RingError) -> Descriptor {
+    var message = [UInt8](repeating: 0, count: 4)
+    var descriptors = [Int32](repeating: -1, count: 8)
+    var count: Int32 = 0
+    let received = unsafe weft_receive_fds(socket.raw, &message, message.count, &descriptors, &count)
+    let sent = (0..<4).reduce(UInt32(0)) { $0 | UInt32(message[$1]) << UInt32(8 * $1) }
+    guard received == 4, count == 1, sent == id else {
+      for descriptor in descriptors.prefix(Int(count)) { _ = Glibc.close(descriptor) }
+      throw .corrupt("no memory came for capture \(id)")
+    }
+    return Descriptor(owning: descriptors[0])
   }
 
   /// Ends the channel: calls that wait, and later ones, throw `.disconnected`.
@@ -149,7 +169,7 @@ public final class RingClient: @unchecked Sendable {
     results.reserveCapacity(commands.count)
     try exchange(commands) { _, completion in
       switch completion {
-      case .entry: break
+      case .entry, .traceStep, .traceFrame: break
       case .done: results.append(.success(()))
       case .refused(_, let refusal): results.append(.failure(refusal))
       }
@@ -169,6 +189,7 @@ public final class RingClient: @unchecked Sendable {
         case .entry(_, let entry): entries.append(entry)
         case .done(_, let next): following = next
         case .refused(_, let reason): refusal = reason
+        case .traceStep, .traceFrame: break
         }
       }
       if let refusal { throw .rejected(path: path, reason: refusal.description) }
@@ -189,7 +210,7 @@ public final class RingClient: @unchecked Sendable {
     ]
     _ = unsafe poll(&entries, 2, Int32(clamping: timeoutMilliseconds))
     eventEvent.drain()
-    if entries[1].revents != 0 || gone.load(ordering: .acquiring) {
+    if entries[1].revents != 0 && hasEnded || gone.load(ordering: .acquiring) {
       gone.store(true, ordering: .releasing)
       throw .disconnected
     }
@@ -209,7 +230,7 @@ public final class RingClient: @unchecked Sendable {
     return try outcome.get()
   }
 
-  private func exchange(
+  func exchange(
     _ commands: [Command], _ body: (UInt64, Completion) -> Void
   ) throws(RingError) {
     guard !commands.isEmpty else { return }
@@ -253,7 +274,7 @@ public final class RingClient: @unchecked Sendable {
             throw RingError.corrupt("completion \(completion.sequence) where \(answered) was due")
           }
           body(answered, completion)
-          if case .entry = completion {} else { answered += 1 }
+          if completion.isLast { answered += 1 }
           moved = true
         }
         if !moved { try wait() } else if answered < end { commandEvent.signal() }
@@ -271,7 +292,7 @@ public final class RingClient: @unchecked Sendable {
     ]
     _ = unsafe poll(&entries, 2, 1000)
     completionEvent.drain()
-    if entries[1].revents != 0 || gone.load(ordering: .acquiring) {
+    if entries[1].revents != 0 && hasEnded || gone.load(ordering: .acquiring) {
       gone.store(true, ordering: .releasing)
       throw .disconnected
     }

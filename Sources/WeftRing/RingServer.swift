@@ -57,6 +57,15 @@ public final class ServerChannel {
     }
   }
 
+  /// Hands a capture's memory over, before the command that asked for it is answered.
+  public func handOver(capture id: UInt32, memory: borrowing Descriptor) throws(SystemError) {
+    var descriptors = [memory.raw]
+    let message = (0..<4).map { UInt8(truncatingIfNeeded: id >> UInt32(8 * $0)) }
+    guard unsafe weft_send_fds(socket.raw, message, message.count, &descriptors, 1) == 0 else {
+      throw SystemError("hand over", "a capture's memory")
+    }
+  }
+
   /// Forgets the wake-ups so far; look for commands after it, not before.
   public func acknowledgeWakeup() { commandEvent.drain() }
 

@@ -31,6 +31,13 @@ import WeftWire
   public var remark: UInt32 = 0
   /// Which of its sessions share flows.
   public var fatFlows: FatFlowList?
+  /// Mirrors that get its frames as they come in and as they go out; 0 for none.
+  public var mirrorIn: UInt32 = 0
+  public var mirrorOut: UInt32 = 0
+  /// Somebody captures its frames.
+  public var isCaptured = false
+  /// Its frames are looked at as they come in and go out: mirrored or captured.
+  @inlinable @inline(__always) public var isWatched: Bool { mirrorIn | mirrorOut != 0 || isCaptured }
   /// Packets from and to it are forwarded and nothing else: they may go the short way.
   public var isPlain = true
   /// What holds for packets that come in by it; empty for most.
@@ -39,7 +46,9 @@ import WeftWire
   public var dropsNewFlows = false
   /// Tagged frames of its port may be other interfaces'.
   public var hasSubinterfaces = false
-  /// Of port kind vlan: bytes of tags (4 or 8, else 0), and the tags as they stand in a frame, from the top.
+  /// Of port kind vlan: the interface whose port it uses, bytes of tags (4 or 8, else 0), and the tags as they stand in a
+  /// frame, from the top.
+  public var parent: UInt32 = 0
   public var tagBytes = 0
   public var tags: UInt64 = 0
 

@@ -39,6 +39,8 @@ import WeftWire
   @usableFromInline let bucketMask: UInt64
   @usableFromInline let entries: UnsafeMutablePointer<FlowEntry>
   @usableFromInline let transitions: TCPTransitions
+  /// By entry, of mirrored flows.
+  let mirrorNumbers: UnsafeMutablePointer<UInt16>
   private let memory: FlowMemory
   var wheel: FlowWheel
   var ends: FlowEnds
@@ -74,9 +76,11 @@ import WeftWire
     while endCount < endCapacity { endCount *= 2 }
     memory = try FlowMemory(
       buckets: bucketCount * Self.bucketBytes, entries: self.capacity * 128,
-      control: FlowWheel.bytes + TCPTransitions.bytes + FlowLimits.bytes, ends: FlowEnds.bytes(endCount))
+      control: FlowWheel.bytes + TCPTransitions.bytes + FlowLimits.bytes, ends: FlowEnds.bytes(endCount),
+      mirrors: self.capacity * 2)
     unsafe buckets = memory.buckets.base
     unsafe entries = memory.entries.base.assumingMemoryBound(to: FlowEntry.self)
+    unsafe mirrorNumbers = memory.mirrors.base.assumingMemoryBound(to: UInt16.self)
     unsafe wheel = FlowWheel(memory.control.base, entries: entries)
     unsafe transitions = TCPTransitions(memory.control.base + FlowWheel.bytes)
     unsafe limits = FlowLimits(memory.control.base + FlowWheel.bytes + TCPTransitions.bytes)
@@ -441,12 +445,14 @@ final class FlowMemory: Sendable {
   let entries: Mapping
   let control: Mapping
   let ends: Mapping
+  let mirrors: Mapping
 
-  init(buckets: Int, entries: Int, control: Int, ends: Int) throws(SystemError) {
+  init(buckets: Int, entries: Int, control: Int, ends: Int, mirrors: Int) throws(SystemError) {
     self.buckets = try Mapping(anonymous: buckets, what: "flow buckets")
     self.entries = try Mapping(anonymous: entries, what: "flows")
     self.control = try Mapping(anonymous: control, what: "the flows' timer wheel")
     self.ends = try Mapping(anonymous: ends, what: "ends of flows")
+    self.mirrors = try Mapping(anonymous: mirrors, what: "mirrors of flows")
     self.buckets.preferHugePages()
     self.entries.preferHugePages()
   }

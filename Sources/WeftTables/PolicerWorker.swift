@@ -26,10 +26,15 @@ import WeftWire
 
   /// Whose counters these are.
   public var worker = 0
+  /// For finding out what would be done: nothing is taken from the buckets, nothing counted.
+  private let isTrial: Bool
   private let open: UnsafeMutablePointer<Open>
   private var inUse: UInt64 = 0
 
-  public init() { unsafe open = .allocate(capacity: Self.slots) }
+  public init(isTrial: Bool = false) {
+    self.isTrial = isTrial
+    unsafe open = .allocate(capacity: Self.slots)
+  }
 
   deinit { unsafe open.deallocate() }
 
@@ -41,13 +46,13 @@ import WeftWire
     guard let slot = slot(policers, number, now) else { return nil }
     let entry = unsafe open[slot].entry
     let color = color(slot, entry, entry.entry.cost(bytes), dscp, Int64(max(1, following &+ 1)))
-    unsafe Self.count(entry, worker, color, packets: 1, bytes: bytes)
+    if !isTrial { unsafe Self.count(entry, worker, color, packets: 1, bytes: bytes) }
     return color
   }
 
   /// Counts packets behind one that violated as doing so too, unmetered.
   public mutating func violate(_ policers: PolicerReader, _ number: UInt32, packets: Int, bytes: Int) {
-    guard packets > 0, let entry = policers[number] else { return }
+    guard packets > 0, !isTrial, let entry = policers[number] else { return }
     unsafe Self.count(entry, worker, .red, packets: packets, bytes: bytes)
   }
 
@@ -84,6 +89,7 @@ import WeftWire
   }
 
   @unsafe private func giveBack(_ slot: Int) {
+    guard !isTrial else { return }
     let entry = unsafe open[slot].entry
     let committed = unsafe open[slot].committed
     let other = unsafe open[slot].other
@@ -147,6 +153,7 @@ import WeftWire
   @unsafe private func draw(_ slot: Int, _ entry: EntryReference<PolicerEntry>, _ wanted: Int64) {
     let committedTotal = unsafe open[slot].committedTotal
     let allTotal = unsafe open[slot].allTotal
+    guard !isTrial else { return unsafe see(slot, entry, committedTotal, allTotal) }
     switch entry.entry.kind {
     case .singleRate: unsafe open[slot].committed &+= entry.entry.committed.draw(wanted, committedTotal)
     case .twoRateThreeColor:
@@ -172,6 +179,18 @@ import WeftWire
         }
       }
     }
+  }
+
+  /// All that the buckets hold is to be had, and stays.
+  @unsafe private func see(
+    _ slot: Int, _ entry: EntryReference<PolicerEntry>, _ committedTotal: UInt64, _ allTotal: UInt64
+  ) {
+    guard unsafe open[slot].dry == .max else { return }
+    let committed = max(0, entry.entry.committed.level(committedTotal).level)
+    let all = entry.entry.kind == .singleRate ? 0 : max(0, entry.entry.all.level(allTotal).level)
+    unsafe open[slot].committed = committed
+    unsafe open[slot].other = entry.entry.kind == .singleRateThreeColor ? max(0, all &- committed) : all
+    unsafe open[slot].dry = 0
   }
 
   /// The colour that an assured forwarding class's drop precedence says (RFC 2597 section 6); green for all others.

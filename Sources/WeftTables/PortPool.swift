@@ -139,7 +139,7 @@ import WeftWire
 @frozen public struct PortLease: Sendable {
   public let address: IPAddress
   public let port: UInt16
-  /// What `PortBlocks.release` takes; never 0.
+  /// What `PortBlocks.release` takes; 0 in a trial alone.
   public let reference: UInt32
 }
 
@@ -172,11 +172,15 @@ import WeftWire
   private var freeHead: UInt32 = 0
   private var highWater: UInt32 = 0
   private var random: UInt64
+  /// Ports are said, and not taken.
+  private let isTrial: Bool
   /// Ports that flows have.
   public private(set) var leased = 0
 
-  public init(worker: Int, seed: UInt64) throws(SystemError) {
+  /// A trial takes no block: `lease` says a port that a flow might get, without a reference.
+  public init(worker: Int, seed: UInt64, isTrial: Bool = false) throws(SystemError) {
     precondition(MemoryLayout<Block>.size <= Self.stride)
+    self.isTrial = isTrial
     memory = try PortBlockMemory(bytes: Self.capacity * Self.stride)
     self.worker = UInt32(worker)
     // Each worker its own, so that nobody learns from one what the others give out.
@@ -196,6 +200,12 @@ import WeftWire
     let entry = unsafe UnsafePointer(pool.pointer)
     let count = unsafe entry.pointee.count
     let address = UInt32(truncatingIfNeeded: spread.multipliedFullWidth(by: UInt64(count)).high)
+    if isTrial {
+      let first = unsafe entry.pointee.firstPort
+      let last = unsafe entry.pointee.lastPort
+      return unsafe PortLease(
+        address: entry.pointee.address(address), port: (first...last).contains(wanted) ? wanted : first, reference: 0)
+    }
     if let lease = unsafe lease(wanted, entry, portClass, address) { return lease }
     var number = unsafe entry.pointee.head(worker, portClass, address).pointee
     if number == 0 { number = unsafe acquire(entry, portClass, address) }

@@ -27,6 +27,7 @@ import WeftWire
   public let policers: PolicerReader
   let classifiers: PointerTableReader
   let remarks: PointerTableReader
+  public let mirrors: MirrorReader
 
   @inlinable @inline(__always) public func interface(_ id: UInt32) -> EntryReference<InterfaceEntry>? {
     guard let raw = unsafe interfaces[id] else { return nil }
@@ -124,6 +125,7 @@ public final class TableMemory: @unchecked Sendable {
   public let policers: PolicerTable
   private let classifiers: PointerTable
   private let remarks: PointerTable
+  public let mirrors: MirrorTable
 
   public init(sizes: TableSizes, workers: Int) throws(SystemError) {
     precondition(sizes.vrfs <= FlowKey.maximumVRFs)
@@ -147,6 +149,7 @@ public final class TableMemory: @unchecked Sendable {
     policers = try PolicerTable(workers: workers, epochs: epochs)
     classifiers = try PointerTable(capacity: QoSTables.capacity, what: "classifiers")
     remarks = try PointerTable(capacity: QoSTables.capacity, what: "marks")
+    mirrors = try MirrorTable(workers: workers, epochs: epochs)
   }
 
   public var reader: Tables {
@@ -155,7 +158,8 @@ public final class TableMemory: @unchecked Sendable {
       paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader, vnis: vnis.reader,
       bridge: bridge.reader, subinterfaces: subinterfaces.reader, vrfBits: vrfBits.reader,
       neighbors: neighbors.reader, nat: nat.reader, policy: policy.reader, gateways: gateways.reader,
-      fatFlows: fatFlows.reader, policers: policers.reader, classifiers: classifiers.reader, remarks: remarks.reader)
+      fatFlows: fatFlows.reader, policers: policers.reader, classifiers: classifiers.reader, remarks: remarks.reader,
+      mirrors: mirrors.reader)
   }
 
   /// Publishes an interface, or takes it out (nil).

@@ -27,6 +27,12 @@ import WeftWire
 
   private func other(_ worker: Int) -> Int? { worker == owner.index ? nil : worker }
 
+  /// For finding out what would be done: takes no port where others look, remembers no client.
+  public init(trial seed: UInt64) throws(SystemError) {
+    ports = try PortBlocks(worker: 0, seed: seed, isTrial: true)
+    affinity = try AffinityTable(capacity: 4)
+  }
+
   /// Gives back what a flow had: the reference of its translation, when the flow has ended or was never made.
   public mutating func release(_ reference: UInt32) { if reference != 0 { ports.release(reference) } }
 }

@@ -47,11 +47,14 @@ public final class Forwarder {
   private let workers: [Worker]
   private let ports: PortManager
   private let programmer: TableProgrammer
+  private let tracer: Tracer
+  private let captures: CaptureManager
   private let links: NetlinkMonitor
   private let signals: Descriptor
   private let reported: ReportSignal
   private var waiting: [Newcomer] = []
   private var sessions: [Session] = []
+  private var sessionCount: UInt64 = 0
 
   /// Makes tables, workers and the socket. Throws when the kernel will not give what it takes.
   public init(settings: ForwarderSettings, logger: Logger) throws {
@@ -100,6 +103,8 @@ public final class Forwarder {
     }
     self.workers = workers
     programmer = TableProgrammer(memory: tables, limits: limits, ports: ports)
+    tracer = Tracer(programmer, seed: seed)
+    captures = CaptureManager(programmer: programmer, ports: ports, workers: workers)
     logger.info(
       "forwarding",
       metadata: [
@@ -202,7 +207,8 @@ public final class Forwarder {
       let agentPresent = sessions.contains { $0.channel.role == .agent }
       guard let socket = client.take(), let channel = server.admit(socket, agentPresent: agentPresent) else { continue }
       if channel.role == .agent { logger.info("agent connected", metadata: ["pid": "\(channel.clientPID)"]) }
-      sessions.append(Session(channel))
+      sessionCount += 1
+      sessions.append(Session(channel, id: sessionCount))
     }
     waiting = kept
   }
@@ -211,6 +217,7 @@ public final class Forwarder {
     for session in sessions where isOver(session) {
       if session.channel.role == .agent { logger.info("agent left", metadata: ["pid": "\(session.channel.clientPID)"]) }
     }
+    for session in sessions where isOver(session) { captures.stop(ofSession: session.id) }
     sessions.removeAll(where: isOver)
   }
 
@@ -286,6 +293,26 @@ public final class Forwarder {
       if next == 0 { worker += 1 }
     }
     return (records, worker < workers.count ? UInt64(worker) << 32 | UInt64(position) : 0)
+  }
+
+  /// Starts a capture for a session; its number.
+  func startCapture(
+    _ configuration: CaptureConfiguration, filter: [UInt8], _ session: Session
+  ) throws(Refusal) -> UInt32 {
+    let id = try captures.start(configuration, filter: filter, session: session.id, channel: session.channel)
+    logger.info("capture \(id) started", metadata: ["pid": "\(session.channel.clientPID)"])
+    return id
+  }
+
+  func stopCapture(_ id: UInt32, _ session: Session) throws(Refusal) { try captures.stop(id, session: session.id) }
+
+  /// What would become of a frame, with the flow that a worker has for it.
+  func trace(_ frame: [UInt8], interface: UInt32) throws(Refusal) -> Trace {
+    try tracer.trace(frame, interface: interface, now: weft_monotonic_ns()) { key in
+      let found = FlowFound()
+      ports.settle([.findFlow(key, found)])
+      return found.flow.withLock { $0 }
+    }
   }
 
   /// Workers have read their mail, and a mark that they all pass once they have seen the tables as they are now.

@@ -1,7 +1,9 @@
 import Synchronization
+import WeftForwarding
 import WeftPorts
 import WeftRing
 import WeftSystem
+import WeftTables
 
 /// How a worker sends out of an interface.
 enum Output: Sendable {
@@ -34,12 +36,25 @@ enum Mail: Sendable {
   /// No frames from or to an interface any more.
   case detach(interface: UInt32)
   case readFlows(cursor: Int, limit: Int, FlowAnswer)
+  case findFlow(FlowKey, FlowFound)
+  case startCapture(CaptureTap)
+  case stopCapture(id: UInt32)
   case acknowledge(Acknowledgement)
 }
 
 /// Flows that a worker has read out of its table.
 final class FlowAnswer: Sendable {
   let records = Mutex<(records: [FlowRecord], next: Int)>(([], 0))
+}
+
+/// A flow that a worker has looked up in its table.
+final class FlowFound: Sendable {
+  let flow = Mutex<FlowSnapshot?>(nil)
+
+  /// Where several workers have it, the one counts that has the packets.
+  func offer(_ new: FlowSnapshot) {
+    flow.withLock { old in if (old?.asked.packets ?? 0) <= new.asked.packets { old = new } }
+  }
 }
 
 /// Tells the control thread that workers have got so far in their mail.

@@ -256,10 +256,14 @@ final class PortManager: PortProvider {
   // MARK: for the control thread
 
   /// Puts mail to all workers and waits until all have read it.
-  func settle(_ mail: [Mail]) {
-    guard let acknowledgement = try? Acknowledgement(workers: workers.count) else { return }
+  /// False where that takes too long.
+  @discardableResult
+  func settle(_ mail: [Mail]) -> Bool {
+    guard let acknowledgement = try? Acknowledgement(workers: workers.count) else { return false }
     for worker in workers { worker.post(mail + [.acknowledge(acknowledgement)]) }
-    if !acknowledgement.wait(milliseconds: 5000) { logger.error("a worker has not read its mail for 5 s") }
+    if acknowledgement.wait(milliseconds: 5000) { return true }
+    logger.error("a worker has not read its mail for 5 s")
+    return false
   }
 
   /// An interface's link has changed; its number where that is news.

@@ -50,12 +50,19 @@ public struct Replay {
     programmer.commit()
   }
 
+  private static let seed: UInt64 = 0x5745_4654_5345_4544
   /// Packets that are further apart, ns, are of two batches: a batch has one time.
   private static let batchTime: UInt64 = 100_000_000
 
+  /// What would become of a frame that came in by an interface, as the first of its flow.
+  public func trace(_ frame: [UInt8], interface: UInt32) throws(Refusal) -> Trace {
+    try Tracer(programmer, seed: Self.seed).trace(frame, interface: interface, now: 1_000_000_000) { _ in nil }
+  }
+
   /// Sends the packets of `inputs` (port, capture file) in the order of their times; writes PORT.pcap for each port that
   /// something was sent to, and report.json, into the folder `output`, which is made if it is not there.
-  public func run(inputs: [(port: String, file: String)], output: String) throws {
+  /// `dropsFile`: packets that are dropped, as pcapng with the reason as their comment.
+  public func run(inputs: [(port: String, file: String)], output: String, dropsFile: String? = nil) throws {
     var sources: [Source] = []
     for (port, file) in inputs {
       guard let id = ports.names[port] else {
@@ -73,8 +80,10 @@ public struct Replay {
     // Of an earlier replay.
     for port in ports.names.keys { unlink("\(output)/\(port).pcap") }
     let workers = try ReplayWorkers(
-      count: workerCount, tables: tables.reader, statistics: statistics, limits: limits, seed: 0x5745_4654_5345_4544)
+      count: workerCount, tables: tables.reader, statistics: statistics, limits: limits, seed: Self.seed)
     defer { workers.stop() }
+    let drops = try dropsFile.map { try DropsFile($0, workers: workerCount, interfaces: Int(limits.interfaces)) }
+    if let drops { workers.add(drops.taps) }
     // By the port's name: interfaces of VLANs have that of another.
     var writers: [String: PcapWriter] = [:]
     var events: [Event] = []
@@ -110,7 +119,9 @@ public struct Replay {
       workers.takeReports { programmer.take($0) }
       tables.epochs.reclaim()
       events += programmer.takeEvents()
+      try drops?.take(ports.devices)
     }
+    try drops?.finish()
     for writer in writers.values { try writer.finish() }
     try writeReport(output, workers, last, events)
     if let fault { throw fault }
@@ -153,10 +164,15 @@ public struct Replay {
     }
     let reader = try statistics.reader()
     let (flows, made) = workers.flows(now: now)
+    var mirrors: [UInt32: MirrorState] = [:]
+    _ = programmer.dump(.mirrors, cursor: 0, limit: .max) {
+      if case .mirror(let mirror, let state) = $0 { mirrors[mirror.id] = state }
+    }
     let report = ReplayReport(
       ports: Dictionary(uniqueKeysWithValues: ports.all.map { ($0.key, reader.interface($0.value)) }),
       drops: reader.drops(), flows: flows, made: made, sharing: workers.sharing, stations: stations,
-      events: (events + programmer.takeEvents()).map(ReplayReport.Occurrence.init), policers: policers())
+      events: (events + programmer.takeEvents()).map(ReplayReport.Occurrence.init), policers: policers(),
+      mirrors: mirrors)
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }

@@ -120,6 +120,17 @@ struct ReplayReport: Encodable {
     }
   }
 
+  struct Mirror: Encodable {
+    let packets, bytes, shortened, lost: UInt64
+
+    init(_ state: MirrorState) {
+      packets = state.packets
+      bytes = state.bytes
+      shortened = state.shortened
+      lost = state.lost
+    }
+  }
+
   let ports: [String: Port]
   /// Reasons that occurred.
   let drops: [String: UInt64]
@@ -133,13 +144,18 @@ struct ReplayReport: Encodable {
   /// Learned MAC addresses at the end, and what happened on the way, where something was learned or asked for.
   let learned: [Station]?
   let events: [Occurrence]?
+  /// By number, where there are mirrors.
+  let mirrors: [String: Mirror]?
 
   init(
     ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64,
     sharing: [(given: UInt64, redirects: Int)], stations: [Station], events: [Occurrence],
-    policers: [Policer]
+    policers: [Policer], mirrors: [UInt32: MirrorState]
   ) {
     self.policers = policers.isEmpty ? nil : policers
+    self.mirrors =
+      mirrors.isEmpty
+      ? nil : Dictionary(uniqueKeysWithValues: mirrors.map { (String($0.key), Mirror($0.value)) })
     workers =
       sharing.count == 1
       ? nil

@@ -40,6 +40,7 @@ final class ReplayWorkers {
       let ring = try ReportRing()
       path.reports = ring.writer
       path.policers.worker = index
+      path.mirrorCounts = tables.mirrors.counter(worker: index)
       reports.append(ring)
       workers.append(try ReplayWorker(index: index, path: path, counters: counters))
     }
@@ -72,6 +73,9 @@ final class ReplayWorkers {
     }
     return sent
   }
+
+  /// Feeds a capture, a tap a worker; the taps are kept until the end.
+  func add(_ taps: [CaptureTap]) { for (worker, tap) in zip(workers, taps) { worker.path.add(tap) } }
 
   /// What workers have reported since.
   func takeReports(_ body: (Report) -> Void) {

@@ -3,16 +3,22 @@ import WeftRing
 /// One client's commands, taken in order. An agent's are applied, an observer may only read.
 final class Session {
   let channel: ServerChannel
+  let id: UInt64
   var isOver = false
   /// A barrier that waits until all workers have passed its mark.
   private(set) var barrier: (sequence: UInt64, mark: UInt64)?
+  /// What commands take that does not fit a slot.
+  private var staged: [UInt8] = []
   /// Commands may still wait though nobody will say so.
   private(set) var hasMore = false
 
   /// Commands in one go, so that one client does not keep the others waiting.
   private static let share = 512
 
-  init(_ channel: ServerChannel) { self.channel = channel }
+  init(_ channel: ServerChannel, id: UInt64) {
+    self.channel = channel
+    self.id = id
+  }
 
   func serve(_ programmer: TableProgrammer, _ forwarder: Forwarder) throws(RingCorrupt) {
     channel.acknowledgeWakeup()
@@ -38,6 +44,10 @@ final class Session {
         return
       case .success(.dump(let table, let cursor, let limit)):
         try dump(table, cursor, Int(limit), sequence, programmer, forwarder)
+      case .success(.stage(let offset, let bytes)): try channel.complete(stage(Int(offset), bytes, sequence))
+      case .success(.startCapture(let capture)): try channel.complete(start(capture, sequence, forwarder))
+      case .success(.stopCapture(let id)): try channel.complete(stop(id, sequence, forwarder))
+      case .success(.trace(let interface, let length)): try trace(interface, Int(length), sequence, forwarder)
       case .success(let command):
         try channel.complete(apply(command, sequence, programmer))
       }
@@ -62,6 +72,78 @@ final class Session {
       return .refused(sequence: sequence, error)
     }
   }
+
+  private func stage(_ offset: Int, _ bytes: [UInt8], _ sequence: UInt64) -> Completion {
+    if offset == 0 { staged = [] }
+    guard offset == staged.count, offset + bytes.count <= StagedBytes.maximum else {
+      return .refused(
+        sequence: sequence,
+        Refusal(
+          .outOfRange,
+          "\(bytes.count) bytes for offset \(offset), but \(staged.count) have come and \(StagedBytes.maximum) is the most"
+        ))
+    }
+    staged += bytes
+    return .done(sequence: sequence, cursor: 0)
+  }
+
+  private func start(_ capture: CaptureConfiguration, _ sequence: UInt64, _ forwarder: Forwarder) -> Completion {
+    let filter = staged
+    staged = []
+    do throws(Refusal) {
+      return .done(sequence: sequence, cursor: UInt64(try forwarder.startCapture(capture, filter: filter, self)))
+    } catch {
+      return .refused(sequence: sequence, error)
+    }
+  }
+
+  private func stop(_ id: UInt32, _ sequence: UInt64, _ forwarder: Forwarder) -> Completion {
+    do throws(Refusal) {
+      try forwarder.stopCapture(id, self)
+      return .done(sequence: sequence, cursor: 0)
+    } catch {
+      return .refused(sequence: sequence, error)
+    }
+  }
+
+  private func trace(
+    _ interface: UInt32, _ length: Int, _ sequence: UInt64, _ forwarder: Forwarder
+  ) throws(RingCorrupt) {
+    let frame = staged
+    staged = []
+    do throws(Refusal) {
+      guard frame.count == length else {
+        throw Refusal(.malformed, "a frame of \(length) bytes, of which \(frame.count) have been staged")
+      }
+      let trace = try forwarder.trace(frame, interface: interface)
+      let parts = trace.frames.map { max(1, ($0.bytes.count + TraceFrame.partBytes - 1) / TraceFrame.partBytes) }
+      let needed = trace.steps.count + parts.reduce(0, +)
+      let room: Int
+      do { room = try channel.freeCompletions() - 2 } catch { throw Refusal(.malformed, "the ring holds no sense") }
+      guard needed <= room else {
+        throw Refusal(.tableFull, "\(needed) answers, for which the ring has no room; trace a shorter frame")
+      }
+      for step in trace.steps { complete(.traceStep(sequence: sequence, step)) }
+      for (number, frame) in trace.frames.enumerated() {
+        for part in 0..<parts[number] {
+          let offset = part * TraceFrame.partBytes
+          let bytes = frame.bytes[offset..<min(frame.bytes.count, offset + TraceFrame.partBytes)]
+          complete(
+            .traceFrame(
+              sequence: sequence,
+              TraceFrame(
+                interface: frame.interface, number: UInt32(number), length: UInt32(frame.bytes.count),
+                offset: UInt32(offset), bytes: Array(bytes))))
+        }
+      }
+      complete(.done(sequence: sequence, cursor: 0))
+    } catch {
+      try channel.complete(.refused(sequence: sequence, error))
+    }
+  }
+
+  /// Where there is room; a ring that is damaged meanwhile is found by the next look at it.
+  private func complete(_ completion: Completion) { try? channel.complete(completion) }
 
   private func dump(
     _ table: TableName, _ cursor: UInt64, _ limit: Int, _ sequence: UInt64, _ programmer: TableProgrammer,

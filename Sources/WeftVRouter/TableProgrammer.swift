@@ -75,6 +75,9 @@ public final class TableProgrammer {
   var remarks = SlotStore<UInt32, RemarkConfiguration>()
   /// When policers are settled (CLOCK_MONOTONIC, ns).
   var nextSettlement: UInt64 = 0
+  var mirrors = MirrorStore()
+  /// What captures look at, by their number.
+  var captured: [UInt32: CapturedInterfaces] = [:]
   var devices: [String: UInt32] = [:]
   var vrfNames: [String: UInt32] = [:]
   /// Nexthops by the interface that they leave by, whose MAC address and MTU they carry.
@@ -137,7 +140,12 @@ public final class TableProgrammer {
     case .removeClassifier(let id): try remove(classifier: id)
     case .setRemark(let entry): try set(entry)
     case .removeRemark(let id): try remove(remark: id)
-    case .dump, .barrier: throw Refusal(.unknownMessage, "dump and barrier change nothing")
+    case .setMirror(let entry): try set(entry)
+    case .removeMirror(let id): try remove(mirror: id)
+    case .setInterfaceMirror(let entry): try set(entry)
+    case .removeInterfaceMirror(let interface): try remove(mirrorOf: interface)
+    case .dump, .barrier, .stage, .trace, .startCapture, .stopCapture:
+      throw Refusal(.unknownMessage, "this command changes no table")
     }
   }
 
@@ -169,6 +177,8 @@ public final class TableProgrammer {
     }
     for id in policy.rules.stale(before: current) { try remove(rule: id) }
     commitPolicy()
+    for id in mirrors.interfaces.stale(before: current) { try remove(mirrorOf: id) }
+    for id in mirrors.mirrors.stale(before: current) { try remove(mirror: id) }
     for key in policy.members.stale(before: current) { try remove(key) }
     for id in policy.sets.stale(before: current) { try remove(addressSet: id) }
     for key in nat.backends.stale(before: current) { try remove(backend: key) }
@@ -232,6 +242,12 @@ public final class TableProgrammer {
       next = policers.read(from: start, limit: limit) { body(.policer($0.value, policerState($0.key))) }
     case .classifiers: next = classifiers.read(from: start, limit: limit) { body(.classifier($0.value)) }
     case .remarks: next = remarks.read(from: start, limit: limit) { body(.remark($0.value)) }
+    case .mirrors:
+      next = mirrors.mirrors.read(from: start, limit: limit) {
+        body(.mirror($0.value.configuration, mirrorState($0.key)))
+      }
+    case .interfaceMirrors:
+      next = mirrors.interfaces.read(from: start, limit: limit) { body(.interfaceMirror($0.value)) }
     case .flows: next = 0
     }
     return UInt64(next)

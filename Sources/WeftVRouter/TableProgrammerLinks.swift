@@ -110,6 +110,8 @@ extension TableProgrammer {
     entry.isPlain = entry.isPlain && entry.fatFlows == nil
     setQoS(&entry, interface)
     apply(interface, to: &entry)
+    setMirrors(&entry, interface.id)
+    setCaptures(&entry, interface.id)
     memory.publish(interface: interface.id, entry)
   }
 

@@ -147,6 +147,7 @@ extension TableProgrammer {
   /// What the rule refers to has one use more or less.
   private func count(_ rule: RuleConfiguration, _ change: Int) {
     if let vrf = rule.vrf { vrfs.use(vrf, change) }
+    if rule.mirror != 0 { mirrors.mirrors.use(UInt32(rule.mirror), change) }
     for set in Set(rule.remoteSets) { policy.sets.use(set, change) }
     if let policer = rule.policer { policers.use(policer, change) }
   }
@@ -158,6 +159,7 @@ extension TableProgrammer {
     }
     try require(rule.id != PolicyRule.noRule, "the number \(PolicyRule.noRule) means that no rule matched")
     if let vrf = rule.vrf { try requireVRF(vrf) }
+    if rule.mirror != 0 { try requireMirror(UInt32(rule.mirror), "rule \(rule.id)") }
     try require(
       rule.remoteSets.count <= RuleConfiguration.maximumSets,
       "\(rule.remoteSets.count) address sets, but one rule takes \(RuleConfiguration.maximumSets); make two rules")

@@ -79,6 +79,7 @@ extension TableProgrammer {
 
   func apply(_ vlan: VLANConfiguration, to entry: inout InterfaceEntry) {
     let inner = vlan.inner.map { 0x8100_0000 | UInt64($0) }
+    entry.parent = vlan.parent
     entry.tagBytes = inner == nil ? 4 : 8
     entry.tags = (UInt64(vlan.proto) << 16 | UInt64(vlan.outer)) << 32 | (inner ?? 0)
     entry.isPlain = false

@@ -57,10 +57,11 @@ struct TablesFileBuilder {
   var sources: [String] = []
   var vrfs: [UInt32: String] = [:]
   var interfaces: [UInt32: InterfaceConfiguration] = [:]
-  /// Policers, classifiers and marks by number: where each stands.
+  /// Policers, classifiers, marks and mirrors by number: where each stands.
   var policers: [UInt32: String] = [:]
   var classifiers: [UInt32: String] = [:]
   var marks: [UInt32: String] = [:]
+  var mirrors: [UInt32: String] = [:]
   var nexthops: [UInt32: NexthopConfiguration.Action] = [:]
   var vlans: [VLANConfiguration: UInt32] = [:]
 
@@ -73,7 +74,7 @@ struct TablesFileBuilder {
     let file = try root.object(keys: [
       "$schema", "limits", "vrfs", "interfaces", "nexthops", "labels", "vnis", "routes", "bridge",
       "nat-pools", "source-nat", "static-nat", "destination-nat", "services",
-      "address-sets", "rules", "neighbors", "policers", "qos-classifiers", "qos-marks",
+      "address-sets", "rules", "neighbors", "policers", "qos-classifiers", "qos-marks", "mirrors", "interface-mirrors",
     ])
     if let schema = file.optional("$schema") { _ = try schema.text() }
     if let node = file.optional("limits") { try readLimits(node) }
@@ -98,6 +99,7 @@ struct TablesFileBuilder {
     for node in try file.optional("bridge")?.array() ?? [] { try readBridge(node, &bridge) }
     var neighbors: [NeighborKey: String] = [:]
     for node in try file.optional("neighbors")?.array() ?? [] { try readNeighbor(node, &neighbors) }
+    try readMirrors(file)
     try readNAT(file)
     try readPolicy(sets: file.optional("address-sets"), rules: file.optional("rules"))
   }
@@ -182,7 +184,7 @@ struct TablesFileBuilder {
     }
   }
 
-  private static let vniRange: ClosedRange<UInt32> = 0...0xFF_FFFF
+  static let vniRange: ClosedRange<UInt32> = 0...0xFF_FFFF
   private static let labelRange: ClosedRange<UInt32> = MPLS.firstLabel...MPLS.maximumLabel
 
   // MARK: entries

@@ -105,7 +105,7 @@ extension TablesFileBuilder {
     if let node = object.optional("protocol") { rule.proto = UInt8(try node.integer(0...255)) }
     try readTransport(object, &rule)
     if let node = object.optional("log") { rule.isLogged = try node.flag() }
-    if let node = object.optional("mirror") { rule.mirror = UInt16(try node.integer(0...65535)) }
+    if let node = object.optional("mirror") { rule.mirror = UInt16(try mirror(node)) }
     if let node = object.optional("dscp") { rule.dscp = UInt8(try node.integer(0...63)) }
     rule.policer = try policer(object.optional("policer"))
     add(.setRule(rule), node)

@@ -154,6 +154,7 @@ final class Worker: @unchecked Sendable {
         nat: try NATWorker(worker: index, seed: seed), counters: counters,
         interfaces: Int(limits.interfaces), seed: seed, sharing: sharing)
       path.policers.worker = index
+      path.mirrorCounts = tables.mirrors.counter(worker: index)
       path.errors = ErrorLimit(perSecond: errorsPerSecond, burst: max(1, errorsPerSecond / 10))
       path.reports = reports.writer
       path.identification = UInt32(truncatingIfNeeded: seed) &+ UInt32(index) << 20
@@ -247,6 +248,10 @@ final class Worker: @unchecked Sendable {
         var records: [FlowRecord] = []
         let next = state.path.flows.dump(cursor: cursor, limit: limit) { records.append(flowRecord($0, index, now)) }
         answer.records.withLock { $0 = (records, next) }
+      case .findFlow(let key, let found):
+        if let flow = state.path.flows.snapshot(key, worker: index) { found.offer(flow) }
+      case .startCapture(let tap): state.path.add(tap)
+      case .stopCapture(let id): state.path.removeCapture(id)
       case .acknowledge(let acknowledgement): acknowledgement.give()
       }
     }

@@ -34,6 +34,11 @@ struct ReplayCommand: ParsableCommand {
       valueName: "count"))
   var workers = 1
 
+  @Option(
+    name: .long,
+    help: ArgumentHelp("Write packets that are dropped as pcapng, the reason as their comment.", valueName: "file"))
+  var captureDrops: String?
+
   func validate() throws {
     guard (1...Replay.maximumWorkers).contains(workers) else {
       throw ValidationError("--workers is 1 to \(Replay.maximumWorkers), not \(workers).")
@@ -47,7 +52,7 @@ struct ReplayCommand: ParsableCommand {
       throw CommandFailure("cannot read \(tables): \(error)")
     }
     let replay = try Replay(TablesFile(json: bytes), workers: workers)
-    try replay.run(inputs: inputs.map { ($0.port, $0.file) }, output: out)
+    try replay.run(inputs: inputs.map { ($0.port, $0.file) }, output: out, dropsFile: captureDrops)
   }
 }
 

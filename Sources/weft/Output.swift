@@ -16,6 +16,9 @@ enum Output {
     throw Failure("cannot write to standard output: \(unsafe String(cString: strerror(reason)))")
   }
 
+  /// Says something on standard error that is no result.
+  static func note(_ message: String) { _ = send("weft: \(message)\n", to: STDERR_FILENO) }
+
   /// Says what went wrong on standard error and ends the program with status 1.
   static func fail(_ message: String) -> Never {
     _ = send("weft: \(message)\n", to: STDERR_FILENO)

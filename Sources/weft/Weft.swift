@@ -25,12 +25,14 @@ struct Weft: ParsableCommand {
         weft policy                             rules, and how many flows each has decided on
         weft policer                            policers, and what each has let pass and dropped
         weft drops                              why packets went no further
+        weft trace --interface 3 --udp 10.0.0.2:1234 10.0.0.3:53   what would become of a packet
+        weft capture --drops                    packets that are dropped, with the reason
       """,
     subcommands: [
       StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
       VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NeighborsCommand.self, NATCommand.self,
       ServicesCommand.self, FlowsCommand.self, PolicyCommand.self, PolicersCommand.self, QoSCommand.self,
-      DropsCommand.self,
+      MirrorsCommand.self, DropsCommand.self, TraceCommand.self, CaptureCommand.self,
     ])
 
   static func main() {

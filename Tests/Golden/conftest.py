@@ -15,8 +15,9 @@ import weft  # noqa: E402
 
 
 def pytest_configure(config):
-    if not weft.PROGRAM.exists():
-        raise pytest.UsageError(f"{weft.PROGRAM} is missing; build it: swift build -c release --product weft-vrouter")
+    for program in (weft.PROGRAM, weft.PROGRAM.parent / "weft"):
+        if not program.exists():
+            raise pytest.UsageError(f"{program} is missing; build it: swift build -c release --product {program.name}")
 
 
 @pytest.fixture(scope="session", autouse=True)

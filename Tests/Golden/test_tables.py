@@ -252,6 +252,8 @@ def test_schema_knows_what_the_program_knows(replay):
          "log": True, "mirror": 1, "dscp": 1, "policer": 1},
         {"id": 2, "priority": 2, "direction": "egress", "action": "deny", "protocol": 1, "icmp-type": 8,
          "icmp-code": 0}]
+    document["mirrors"] = [{"id": 1, "interface": 4, "truncate": 64}, {"id": 2, "nexthop": 10, "vni": 7}]
+    document["interface-mirrors"] = [{"interface": 1, "ingress": 1, "egress": 2}]
     document["nat-pools"] = [{"id": 0, "name": "out", "vrf": 2, "first": "203.0.113.1", "last": "203.0.113.9",
                               "first-port": 2000, "last-port": 2999, "block-ports": 64}]
     document["source-nat"] = [{"id": 1, "priority": 1, "vrf": 1, "source": "10.0.0.0/8",

@@ -33,6 +33,59 @@ import WeftWire
     }
   }
 
+  @Test func tracesComeBackAsTheyWereWritten() throws {
+    let asked = Mutex<[Command]>([])
+    let steps = Samples.traceSteps
+    // In parts, as a forwarder sends them.
+    let frames = [
+      Trace.Frame(interface: 3, bytes: []), Trace.Frame(interface: .max, bytes: Array(repeating: 9, count: 2000)),
+    ]
+    let forwarder = try TestForwarder { sequence, command in
+      if case .success(let command) = command { asked.withLock { $0.append(command) } }
+      guard case .success(.trace) = command else { return [.done(sequence: sequence, cursor: 0)] }
+      var parts = [TraceFrame(interface: 3, number: 0, length: 0, offset: 0, bytes: [])]
+      for offset in stride(from: 0, to: 2000, by: TraceFrame.partBytes) {
+        let end = min(2000, offset + TraceFrame.partBytes)
+        parts.append(
+          TraceFrame(
+            interface: .max, number: 1, length: 2000, offset: UInt32(offset),
+            bytes: Array(frames[1].bytes[offset..<end])))
+      }
+      return steps.map { .traceStep(sequence: sequence, $0) } + parts.map { .traceFrame(sequence: sequence, $0) }
+        + [.done(sequence: sequence, cursor: 0)]
+    }
+    defer { forwarder.stop() }
+    let client = try RingClient.connect(path: forwarder.path, role: .observer)
+    let frame = (0..<3000).map { UInt8(truncatingIfNeeded: $0) }
+    #expect(try client.trace(frame, interface: 7) == .success(Trace(steps: steps, frames: frames)))
+    var staged: [UInt8] = []
+    for command in asked.withLock({ $0 }) {
+      if case .stage(let offset, let bytes) = command {
+        #expect(Int(offset) == staged.count)
+        staged += bytes
+      } else {
+        #expect(command == .trace(interface: 7, length: 3000))
+      }
+    }
+    #expect(staged == frame)
+  }
+
+  /// What has more to say than a slot holds says as much as there is room for.
+  @Test func aLongTraceStepIsCut() throws {
+    let field = TraceStep.Field("field", .text(String(repeating: "x", count: 255)))
+    let forwarder = try TestForwarder { sequence, command in
+      guard case .success(.trace) = command else { return [.done(sequence: sequence, cursor: 0)] }
+      return [
+        .traceStep(sequence: sequence, TraceStep("long", Array(repeating: field, count: 30))),
+        .done(sequence: sequence, cursor: 0),
+      ]
+    }
+    defer { forwarder.stop() }
+    let client = try RingClient.connect(path: forwarder.path, role: .observer)
+    let trace = try client.trace([1], interface: 1).get()
+    #expect(trace.steps == [TraceStep("long", Array(repeating: field, count: 3))])
+  }
+
   /// A table larger than the rings, read a part at a time, each part larger than the completion ring.
   @Test(arguments: [1, 7, 511, 512, 3000]) func dumpsInParts(part: Int) throws {
     let total = 10_000

@@ -201,6 +201,7 @@ enum Samples {
     + prefixes.map { Command.removeRoute(vrf: .max, prefix: $0) } + macs.map { Command.removeBridge(vrf: 1, mac: $0) }
     + natCommands + qosCommands + neighbors.map(Command.setNeighbor)
     + addresses.map { Command.removeNeighbor(vrf: .max, address: $0) }
+    + mirrorCommands + traceCommands + captureCommands
     + TableName.allCases.map { Command.dump(table: $0, cursor: .max, limit: .max) }
 
   static let entries: [TableEntry] =
@@ -213,7 +214,7 @@ enum Samples {
     + vnis.map(TableEntry.vni) + routes.map(TableEntry.route)
     + bridgeStates.flatMap { state in bridge.map { TableEntry.bridge($0, state) } } + neighbors.map(TableEntry.neighbor)
     + flows.map(TableEntry.flow)
-    + natEntries + qosEntries
+    + natEntries + qosEntries + mirrorEntries
     + addressSets.map(TableEntry.addressSet) + addressSetMembers.map(TableEntry.addressSetMember)
     + rules.flatMap { [TableEntry.rule($0, hits: 0), .rule($0, hits: .max)] }
 }

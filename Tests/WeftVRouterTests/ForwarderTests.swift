@@ -7,7 +7,7 @@ import WeftWire
 @Suite(
   "Forwarder", .enabled(if: Sandbox.isRoot, "needs root for network namespaces"), .serialized)
 struct ForwarderTests {
-  private static let tapMAC = MACAddress(bits: 0x0200_0000_00A1)
+  static let tapMAC = MACAddress(bits: 0x0200_0000_00A1)
   private static let vethMAC = MACAddress(bits: 0x0200_0000_00B1)
 
   private static let commands: [Command] = [
@@ -29,7 +29,7 @@ struct ForwarderTests {
   ]
 
   /// Two pods: one whose interface is the TAP, one on the veth.
-  private func pods(_ sandbox: Sandbox, _ client: RingClient) throws -> (tap: String, veth: String) {
+  static func pods(_ sandbox: Sandbox, _ client: RingClient) throws -> (tap: String, veth: String) {
     let tap = try sandbox.add("tap")
     let veth = try sandbox.add("veth")
     try sandbox.must("-n", sandbox.host, "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", veth)
@@ -52,7 +52,7 @@ struct ForwarderTests {
     let sandbox = try Sandbox()
     let cores = ProcessInfo.processInfo.activeProcessorCount
     let client = try sandbox.start("--cores", manyWorkers && cores > 1 ? "0-\(cores - 1)" : "0")
-    let (tap, veth) = try pods(sandbox, client)
+    let (tap, veth) = try Self.pods(sandbox, client)
     for (from, address) in [
       (tap, "10.0.0.1"), (tap, "10.0.0.3"), (veth, "10.0.0.2"), (tap, "fd00::3"), (veth, "fd00::2"),
     ] {
@@ -83,7 +83,7 @@ struct ForwarderTests {
     let sandbox = try Sandbox()
     let cores = min(workers, ProcessInfo.processInfo.activeProcessorCount)
     let client = try sandbox.start("--cores", cores == 1 ? "0" : "0,1")
-    let (tap, veth) = try pods(sandbox, client)
+    let (tap, veth) = try Self.pods(sandbox, client)
     let isV4 = !address.contains(":")
     let key = ServiceKey(vrf: 0, address: IPAddress(address)!, proto: IPProtocol.tcp, port: 80)
     let pool = IPAddress(isV4 ? "203.0.113.1" : "2001:db8:113::1")!
@@ -171,7 +171,7 @@ struct ForwarderTests {
   func deviceComesBack() throws {
     let sandbox = try Sandbox()
     let client = try sandbox.start("--cores", "0")
-    _ = try pods(sandbox, client)
+    _ = try Self.pods(sandbox, client)
     func state() throws -> InterfaceState? {
       for case .interface(let configuration, let state) in try client.dump(.interfaces) where configuration.id == 1 {
         return state

@@ -9,6 +9,7 @@ private func file(interface: String = "", sets: String = "", rule: String = "", 
   {"vrfs": [{"id": 1, "name": "blue"}],
    "interfaces": [
      {"id": 1, "role": "virtual", "port": "pcap", "device": "a", "mac": "02:00:00:00:00:0a", "vrf": 1\(interface)}],
+   "mirrors": [{"id": 2, "interface": 1}],
    "address-sets": [
      {"id": 3, "name": "pods", "members": ["10.0.0.0/8", "fd00::/8"], "except": ["10.1.0.0/16"]}\(sets)],
    "rules": [{"id": 1, "priority": 10, "direction": "ingress", "action": "allow"\(rule)}\(rules)]}
