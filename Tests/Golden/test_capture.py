@@ -11,14 +11,14 @@ from scapy.utils import RawPcapNgReader
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
 
 
-def capture(directory, inputs, document=None):
+def capture(directory, inputs, document=None, workers=1):
     """What was dropped: interface, direction, comment by tshark, and frames by scapy."""
     file = directory / "drops.pcapng"
     tables = directory / "TABLES.json"
     import json
     tables.write_text(json.dumps(document or weft.tables()))
     command = [str(weft.program), "replay", "--tables", str(tables), "--out", str(directory / "out"),
-               "--capture-drops", str(file)]
+               "--capture-drops", str(file), "--workers", str(workers)]
     for port, packets in inputs.items():
         weft.write_pcap(directory / f"{port}.pcap", packets, nano=True)
         command += ["--in", f"{port}={directory / f'{port}.pcap'}"]
@@ -38,7 +38,8 @@ def capture(directory, inputs, document=None):
 
 
 @families
-def test_reasons_and_frames(tmp_path, family):
+@pytest.mark.parametrize("workers", [1, 4])
+def test_reasons_and_frames(tmp_path, family, workers):
     a = weft.pod(family, "a")
     gone = "198.51.100.1" if family == 4 else "2001:db8:99::1"
     dropped = [
@@ -49,7 +50,7 @@ def test_reasons_and_frames(tmp_path, family):
     ]
     passing = weft.routed("a", weft.ip(family, a, weft.pod(family, "b")) / weft.transport("udp", family))
     _, rows, frames = capture(tmp_path, {"a": [(1.000000001 + index, frame) for index, frame in enumerate(
-        [dropped[0], passing, *dropped[1:]])]})
+        [dropped[0], passing, *dropped[1:]])]}, workers=workers)
     # Of a batch, those that fail in an earlier stage come first.
     names = ["no_route", "short_frame", "ethertype_unknown", "ttl_exceeded"]
     assert sorted(zip([row[2].split(":")[0] for row in rows], frames)) == sorted(

@@ -1,6 +1,7 @@
 """Mirrors: copies of frames as they come in and go out, and of flows, to a local port or through VXLAN."""
 
 import pytest
+import test_vlan
 import weft
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
@@ -287,3 +288,26 @@ def test_refused(replay, change, words):
     run = replay({"a": []}, weft.tables() | change, expect_status=1)
     for word in words:
         assert word in run.stderr, run.stderr
+
+
+@families
+@test_vlan.numbers
+@pytest.mark.parametrize("watched", ["vlan", "port"])
+def test_vlans(replay, family, number, watched):
+    # Of a VLAN's interface its frames without tags, of the port's all of them, with tags.
+    document = test_vlan.tables()
+    document["mirrors"] = [LOCAL, {"id": 2, "interface": 3}]
+    document["interface-mirrors"] = [{"interface": number - 5 if watched == "vlan" else 1, "ingress": 1, "egress": 2}]
+    station = test_vlan.STATION[number]
+    address = test_vlan.address(family, number)
+    coming = Ether(src=station, dst=weft.ROUTER) / test_vlan.packet(family, address, weft.pod(family, "c"))
+    going = test_vlan.packet(family, weft.pod(family, "d"), address)
+    run = replay({"a": [test_vlan.tagged(coming, number)], "d": [(2, weft.routed("d", going))]}, document)
+    out = Ether(src=weft.ROUTER, dst=station) / weft.aged(going)
+    shown = (lambda frame: test_vlan.tagged(frame, number)) if watched == "port" else bytes
+    weft.same(run.frames("d")[0], shown(coming))
+    copies = [frame for frame in run.frames("c") if Ether(frame).dst == station]
+    assert len(copies) == 1
+    weft.same(copies[0], shown(out))
+    weft.same(run.frames("a")[0], test_vlan.tagged(out, number))
+    assert {name: row["packets"] for name, row in run.report["mirrors"].items()} == {"1": 1, "2": 1}

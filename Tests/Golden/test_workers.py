@@ -18,6 +18,7 @@ from test_encapsulate import test_fragments_take_one_path, test_source_port_tell
 from test_errors import *  # noqa: F401, F403
 from test_links import test_flows_are_divided, test_local_members  # noqa: F401
 from test_local import *  # noqa: F401, F403
+from test_mirror import *  # noqa: F401, F403
 from test_nat import *  # noqa: F401, F403
 from test_nat import POOL, SERVICE, WORLD, made, parsed, ports, service, source_nat
 from test_policy import *  # noqa: F401, F403
