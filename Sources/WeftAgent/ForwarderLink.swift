@@ -1,6 +1,7 @@
 import Logging
 import ServiceLifecycle
 import WeftRing
+import WeftWire
 
 /// Keeps the channel to the forwarder: connects, listens for events, notices when it goes, connects again.
 struct ForwarderLink: Service {
@@ -83,7 +84,28 @@ struct ForwarderLink: Service {
       logger.debug("\(entry.mac) \(change.name)", metadata: ["vrf": "\(entry.vrf)", "nexthop": "\(entry.nexthop)"])
     case .resolve(let interface, let vrf, let address):
       logger.debug("\(address) is asked for", metadata: ["interface": "\(interface)", "vrf": "\(vrf)"])
+    case .flow(let flow):
+      // What a rule says is to be logged is; for all other flows this is where an exporter will be.
+      let level: Logger.Level = flow.isLogged ? .info : .trace
+      logger.log(level: level, "flow \(flow.kind.name)", metadata: Self.metadata(flow))
     case .lost(let count): logger.debug("\(count) events were lost")
     }
+  }
+
+  private static func metadata(_ flow: FlowReport) -> Logger.Metadata {
+    func end(_ address: IPAddress, _ port: UInt16) -> String {
+      address.isV4 ? "\(address):\(port)" : "[\(address)]:\(port)"
+    }
+    var metadata: Logger.Metadata = [
+      "vrf": "\(flow.forward.vrf)", "protocol": "\(flow.proto)",
+      "source": "\(end(flow.forward.source, flow.forward.sourcePort))",
+      "destination": "\(end(flow.forward.destination, flow.forward.destinationPort))", "action": "\(flow.action.name)",
+      "packets": "\(flow.packets)", "bytes": "\(flow.bytes)", "reverse-packets": "\(flow.reversePackets)",
+      "reverse-bytes": "\(flow.reverseBytes)",
+    ]
+    if let rule = flow.rule { metadata["rule"] = "\(rule)" }
+    if flow.kind == .ended { metadata["reason"] = "\(flow.endReason.name)" }
+    if flow.missed > 0 { metadata["missed"] = "\(flow.missed)" }
+    return metadata
   }
 }

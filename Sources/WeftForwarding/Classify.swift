@@ -119,6 +119,7 @@ extension PacketPath {
         if isShared, !isFat { tell(flow, packet.key, reverse) }
         if actions != 0, !isDenied { setActions(flow, actions) }
         if verdict.mirror != 0 { flows.setMirror(flow, verdict.mirror) }
+        exportStart(flow, hash: packet.hash)
       case .conflict where translated != nil && !isDenied:
         if let translated { nat.release(translated.reference) }
         attempt &+= 1
@@ -282,9 +283,11 @@ extension PacketPath {
     if actions != 0, verdict.action == .allow { flags.insert(.staged) }
     if verdict.mirror != 0 { flags.insert(.mirrored) }
     flows.setMirror(flow, verdict.mirror)
+    let before = flows[forward].policyRule
     flows.setPolicy(
       flow, isDenied: verdict.action != .allow, rule: verdict.rule, generation: generation, flags: flags, now: now)
     setActions(forward, verdict.action == .allow ? actions : 0)
+    if verdict.isLogged, verdict.rule != before { exportChange(forward) }
   }
 
   private static func icmp(_ packet: Packet) -> UInt16 {
@@ -347,6 +350,7 @@ extension PacketPath {
   @discardableResult
   public mutating func age(now: UInt64) -> Bool {
     let isDone = flows.age(now: now)
+    exportUpdates(now)
     var isLeft = true
     for _ in 0..<256 {
       guard let end = flows.firstEnd else {
@@ -354,6 +358,7 @@ extension PacketPath {
         break
       }
       guard settle(end) else { break }
+      exportEnd(end)
       _ = flows.nextEnd()
     }
     guard isShared else { return isDone && !isLeft }

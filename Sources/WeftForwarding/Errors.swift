@@ -11,33 +11,6 @@ enum Complaint {
   case tooBig(mtu: Int)
 }
 
-/// How many packets of its own a worker makes about others: a token bucket.
-@frozen public struct ErrorLimit: Sendable {
-  public var perSecond: UInt64
-  public var burst: UInt64
-  /// Thousand-millionths of a packet.
-  private var tokens: UInt64
-  private var last: UInt64 = 0
-
-  public init(perSecond: UInt64 = 1000, burst: UInt64 = 100) {
-    self.perSecond = min(perSecond, 1_000_000)
-    self.burst = min(burst, 1_000_000)
-    tokens = self.burst &* 1_000_000_000
-  }
-
-  /// Takes one, if there is one. `now` is CLOCK_MONOTONIC in ns.
-  mutating func take(_ now: UInt64) -> Bool {
-    if now > last {
-      let elapsed = min(now &- last, 1_000_000_000)
-      tokens = min(burst &* 1_000_000_000, tokens &+ elapsed &* perSecond)
-      last = now
-    }
-    guard tokens >= 1_000_000_000 else { return false }
-    tokens &-= 1_000_000_000
-    return true
-  }
-}
-
 extension PacketPath {
   /// Drops a packet and tells its sender why (RFC 792, RFC 1812 section 4.3, RFC 4443): from the router's address in the
   /// sender's VRF that is nearest to the sender, as far as `errors` allows. Silent where that must be (RFC 1812 section

@@ -41,6 +41,7 @@ extension PacketPath {
       now: now)
     guard flow != FlowTable.none else { return false }
     tables.policy.countHit(verdict)
+    exportPlainStart(flow, hash: fast[index].hash)
     fast[index].flow = flow
     return true
   }

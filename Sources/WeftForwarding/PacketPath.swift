@@ -30,7 +30,7 @@ import WeftWire
   /// What it shares with other workers.
   public var sharing: Sharing
   /// How many packets the router may make about packets that it drops.
-  public var errors = ErrorLimit()
+  public var errors = RateLimit()
   /// How many it has made.
   public internal(set) var made: UInt64 = 0
   /// `flows.removals` when this batch came: once it has grown, packets' flows may be others.
@@ -46,6 +46,7 @@ import WeftWire
   /// Something has been reported: whoever looks sets it back.
   public var hasReported = false
   var recent = RecentReports()
+  var exporter = FlowExporter()
   /// On while a packet is traced.
   var traces = TraceBuffer()
   /// Who wants copies of frames.

@@ -38,6 +38,7 @@ extension Command {
     case setPolicer, removePolicer, setClassifier, removeClassifier, setRemark, removeRemark
     case setMirror, removeMirror, setInterfaceMirror, removeInterfaceMirror, stage, trace
     case startCapture, stopCapture
+    case setFlowExport, removeFlowExport, watchFlows
   }
 
   var kindValue: UInt16 {
@@ -95,6 +96,9 @@ extension Command {
       case .trace: .trace
       case .startCapture: .startCapture
       case .stopCapture: .stopCapture
+      case .setFlowExport: .setFlowExport
+      case .removeFlowExport: .removeFlowExport
+      case .watchFlows: .watchFlows
       }
     return kind.rawValue
   }
@@ -153,6 +157,8 @@ extension Command {
       writer.put(bytes: kept)
     case .startCapture(let capture): writer.put(capture)
     case .stopCapture(let id): writer.put(id)
+    case .setFlowExport(let entry): writer.put(entry)
+    case .removeFlowExport, .watchFlows: break
     case .trace(let interface, let length):
       writer.put(interface)
       writer.put(length)
@@ -238,6 +244,9 @@ extension Command {
               offset: try r.get("offset"),
               bytes: try r.octets("bytes", count: Int(try r.get("byte count", as: UInt16.self))))
           case .startCapture: .startCapture(try r.capture())
+          case .setFlowExport: .setFlowExport(try r.flowExport())
+          case .removeFlowExport: .removeFlowExport
+          case .watchFlows: .watchFlows
           case .stopCapture: .stopCapture(id: try r.get("capture id"))
           case .trace: .trace(interface: try r.get("interface id"), length: try r.get("frame length"))
           }
@@ -313,6 +322,7 @@ extension Completion {
         writer.put(entry)
         writer.put(state)
       case .interfaceMirror(let entry): writer.put(entry)
+      case .flowExport(let entry): writer.put(entry)
       }
     }
   }
@@ -368,63 +378,9 @@ extension Completion {
         let mirror = try r.mirror()
         entry = .mirror(mirror, try r.mirrorState())
       case .interfaceMirrors: entry = .interfaceMirror(try r.interfaceMirror())
+      case .flowExport: entry = .flowExport(try r.flowExport())
       }
       return .entry(sequence: sequence, entry)
-    }
-  }
-}
-
-extension Event {
-  var kindValue: UInt16 {
-    switch self {
-    case .interfaceState: 1
-    case .trap: 2
-    case .lost: 3
-    case .station: 4
-    case .resolve: 5
-    }
-  }
-
-  func write(to writer: inout SlotWriter) {
-    switch self {
-    case .interfaceState(let id, let isUp):
-      writer.put(id)
-      writer.put(UInt8(isUp ? 1 : 0))
-    case .trap(let interface, let vrf, let frame):
-      writer.put(interface)
-      writer.put(vrf)
-      let kept = frame.prefix(RingLayout.eventSlotBytes - MessageLayout.headerBytes - 10)
-      writer.put(UInt16(kept.count))
-      writer.put(bytes: kept)
-    case .lost(let count): writer.put(count)
-    case .station(let change, let entry):
-      writer.put(change.rawValue)
-      writer.put(entry)
-    case .resolve(let interface, let vrf, let address):
-      writer.put(interface)
-      writer.put(vrf)
-      writer.put(address)
-    }
-  }
-
-  static func read(_ message: RawMessage) throws(SlotFault) -> Event {
-    try message.read { r throws(SlotFault) in
-      switch message.kind {
-      case 1: return .interfaceState(id: try r.get("interface id"), isUp: try r.flag("up"))
-      case 2:
-        let interface: UInt32 = try r.get("interface")
-        let vrf: UInt32 = try r.get("vrf")
-        let count = Int(try r.get("frame length", as: UInt16.self))
-        return .trap(interface: interface, vrf: vrf, frame: try r.octets("frame", count: count))
-      case 3: return .lost(count: try r.get("count"))
-      case 4:
-        let change: StationChange = try r.option("change")
-        return .station(change, try r.bridge())
-      case 5:
-        return .resolve(
-          interface: try r.get("interface"), vrf: try r.get("vrf"), address: try r.address("address"))
-      default: throw SlotFault(what: "event kind")
-      }
     }
   }
 }

@@ -9,6 +9,7 @@ public enum TableName: UInt8, Sendable, CaseIterable {
   case neighbors
   case policers, classifiers, remarks
   case mirrors, interfaceMirrors
+  case flowExport
 }
 
 /// Agent to forwarder.
@@ -70,6 +71,11 @@ public enum Command: Hashable, Sendable {
   case removeMirror(id: UInt32)
   case setInterfaceMirror(InterfaceMirrorConfiguration)
   case removeInterfaceMirror(interface: UInt32)
+  case setFlowExport(FlowExportConfiguration)
+  /// What holds as long as nothing is set.
+  case removeFlowExport
+  /// This channel gets `Event.flow`, which else only an agent does.
+  case watchFlows
   /// A part of what a later command of this channel takes (`StagedBytes`); offset 0 begins anew.
   case stage(offset: UInt32, bytes: [UInt8])
   /// What would become of a frame, `length` bytes that have been staged, that came in by an interface. Answered by steps
@@ -159,6 +165,7 @@ public enum TableEntry: Hashable, Sendable {
   case remark(RemarkConfiguration)
   case mirror(MirrorConfiguration, MirrorState)
   case interfaceMirror(InterfaceMirrorConfiguration)
+  case flowExport(FlowExportConfiguration)
 
   /// The table it stands in.
   public var table: TableName {
@@ -186,6 +193,7 @@ public enum TableEntry: Hashable, Sendable {
     case .remark: .remarks
     case .mirror: .mirrors
     case .interfaceMirror: .interfaceMirrors
+    case .flowExport: .flowExport
     }
   }
 }
@@ -228,4 +236,6 @@ public enum Event: Hashable, Sendable {
   case station(StationChange, BridgeConfiguration)
   /// A packet waits for the MAC address of a host of a subnet on this interface (`NexthopConfiguration.Action.resolve`).
   case resolve(interface: UInt32, vrf: UInt32, address: IPAddress)
+  /// A flow has begun, goes on or has ended.
+  case flow(FlowReport)
 }

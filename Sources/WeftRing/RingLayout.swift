@@ -12,7 +12,7 @@ import CLinux
 ///     4096  command slots, completion slots, event slots
 public enum RingLayout {
   public static let magic: UInt64 = 0x474E_4952_5446_4557  // "WEFTRING"
-  public static let version: UInt32 = 3
+  public static let version: UInt32 = 4
   public static let slotBytes = 1024
   public static let commandSlots = 1024
   public static let completionSlots = 1024

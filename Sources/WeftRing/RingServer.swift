@@ -91,6 +91,8 @@ public final class ServerChannel {
 
   public func wakeClient() { completionEvent.signal() }
 
+  public func freeEvents() throws(RingCorrupt) -> Int { try events.free() }
+
   /// Puts an event into the ring; counts it as lost when there is no room, and says so when there is again.
   public func emit(_ event: Event) throws(RingCorrupt) {
     if lostEvents > 0 {

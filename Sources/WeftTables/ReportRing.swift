@@ -1,5 +1,3 @@
-import CLinux
-import WeftSystem
 import WeftWire
 
 /// What a worker tells the control thread about: it has seen something that the tables should know.
@@ -36,46 +34,5 @@ public struct Report: Hashable, Sendable {
   }
 }
 
-/// Reports of one worker on their way to the control thread: one writer, one reader, neither waits for the other. What
-/// finds no room is not written; whoever reports does so again.
-public final class ReportRing: @unchecked Sendable {
-  static let slots: UInt64 = 4096
-  static let slotBytes = 64
-  private let memory: Mapping
-  private var taken: UInt64 = 0
-
-  public init() throws(SystemError) {
-    memory = try Mapping(anonymous: 128 + Int(Self.slots) * Self.slotBytes, what: "workers' reports")
-  }
-
-  /// The worker's end. Good for as long as this lives.
-  public var writer: ReportWriter { unsafe ReportWriter(base: memory.base) }
-
-  /// The next report; nil when none waits.
-  public func next() -> Report? {
-    let written = unsafe weft_load_acquire_u64(memory.base)
-    guard taken != written else { return nil }
-    let at = unsafe memory.base + 128 + Int(taken & (Self.slots - 1)) * Self.slotBytes
-    let report = unsafe at.load(as: Report.self)
-    taken &+= 1
-    unsafe weft_store_release_u64(memory.base + 64, taken)
-    return report
-  }
-}
-
-/// A worker's end of a `ReportRing`.
-@safe public struct ReportWriter: @unchecked Sendable {
-  private let base: UnsafeMutableRawPointer
-
-  init(base: UnsafeMutableRawPointer) { unsafe self.base = unsafe base }
-
-  /// False when there is no room.
-  public func write(_ report: Report) -> Bool {
-    let written = unsafe weft_load_relaxed_u64(base)
-    guard written &- (unsafe weft_load_acquire_u64(base + 64)) < ReportRing.slots else { return false }
-    let at = unsafe base + 128 + Int(written & (ReportRing.slots - 1)) &* ReportRing.slotBytes
-    unsafe at.storeBytes(of: report, as: Report.self)
-    unsafe weft_store_release_u64(base, written &+ 1)
-    return true
-  }
-}
+public typealias ReportRing = WorkerRing<Report>
+public typealias ReportWriter = WorkerRingWriter<Report>

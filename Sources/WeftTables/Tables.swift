@@ -28,6 +28,7 @@ import WeftWire
   let classifiers: PointerTableReader
   let remarks: PointerTableReader
   public let mirrors: MirrorReader
+  public let flowExport: FlowExportReader
 
   @inlinable @inline(__always) public func interface(_ id: UInt32) -> EntryReference<InterfaceEntry>? {
     guard let raw = unsafe interfaces[id] else { return nil }
@@ -126,10 +127,13 @@ public final class TableMemory: @unchecked Sendable {
   private let classifiers: PointerTable
   private let remarks: PointerTable
   public let mirrors: MirrorTable
+  public let flowExport = FlowExportCell()
+  public let workers: Int
 
   public init(sizes: TableSizes, workers: Int) throws(SystemError) {
     precondition(sizes.vrfs <= FlowKey.maximumVRFs)
     self.sizes = sizes
+    self.workers = workers
     epochs = try Epochs(workers: workers)
     interfaces = try PointerTable(capacity: sizes.interfaces, what: "interfaces")
     nexthops = try PointerTable(capacity: sizes.nexthops, what: "nexthops")
@@ -159,7 +163,7 @@ public final class TableMemory: @unchecked Sendable {
       bridge: bridge.reader, subinterfaces: subinterfaces.reader, vrfBits: vrfBits.reader,
       neighbors: neighbors.reader, nat: nat.reader, policy: policy.reader, gateways: gateways.reader,
       fatFlows: fatFlows.reader, policers: policers.reader, classifiers: classifiers.reader, remarks: remarks.reader,
-      mirrors: mirrors.reader)
+      mirrors: mirrors.reader, flowExport: flowExport.reader)
   }
 
   /// Publishes an interface, or takes it out (nil).

@@ -30,7 +30,8 @@ import WeftWire
         actions: tables.policy.actions, slots: tables.policy.slots),
       gateways: tables.gateways, fatFlows: tables.fatFlows, policers: tables.policers,
       classifiers: tables.classifiers, remarks: tables.remarks,
-      mirrors: MirrorReader(entries: tables.mirrors.entries, counters: mirrors.base, workers: 1))
+      mirrors: MirrorReader(entries: tables.mirrors.entries, counters: mirrors.base, workers: 1),
+      flowExport: tables.flowExport)
   }
 }
 

@@ -264,12 +264,28 @@ public final class Forwarder {
         }
         if left == 0 { reported.signal() }
       }
+      followFlows()
     }
     programmer.age(now: now)
     let events = programmer.takeEvents()
     guard !events.isEmpty else { return }
     for session in sessions where session.channel.role == .agent {
       do { for event in events { try session.channel.emit(event) } } catch { session.isOver = true }
+    }
+  }
+
+  /// What workers tell of flows. Other events have the last quarter of a client's ring to themselves.
+  private func followFlows() {
+    let offset = CaptureManager.clockOffset()
+    let watchers = sessions.filter(\.watchesFlows)
+    for worker in workers {
+      var left = Self.reportShare
+      while left > 0, let event = worker.flowEvents.next() {
+        left -= 1
+        let report = FlowReport(event, worker: worker.index, offset: offset)
+        for session in watchers where !session.isOver { session.tell(report) }
+      }
+      if left == 0 { reported.signal() }
     }
   }
 

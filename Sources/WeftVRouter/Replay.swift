@@ -87,6 +87,7 @@ public struct Replay {
     // By the port's name: interfaces of VLANs have that of another.
     var writers: [String: PcapWriter] = [:]
     var events: [Event] = []
+    var flowEvents: [FlowReport] = []
     var last: UInt64 = 0
     // A capture that is cut short ends the replay: what came of it so far is kept.
     var fault: (any Error)?
@@ -119,11 +120,12 @@ public struct Replay {
       workers.takeReports { programmer.take($0) }
       tables.epochs.reclaim()
       events += programmer.takeEvents()
+      flowEvents += workers.takeFlowEvents()
       try drops?.take(ports.devices)
     }
     try drops?.finish()
     for writer in writers.values { try writer.finish() }
-    try writeReport(output, workers, last, events)
+    try writeReport(output, workers, last, events, flowEvents)
     if let fault { throw fault }
   }
 
@@ -155,7 +157,8 @@ public struct Replay {
   }
 
   private func writeReport(
-    _ output: String, _ workers: ReplayWorkers, _ now: UInt64, _ events: [Event]
+    _ output: String, _ workers: ReplayWorkers, _ now: UInt64, _ events: [Event],
+    _ flowEvents: [FlowReport]
   ) throws {
     programmer.age(now: now)
     var stations: [ReplayReport.Station] = []
@@ -172,7 +175,7 @@ public struct Replay {
       ports: Dictionary(uniqueKeysWithValues: ports.all.map { ($0.key, reader.interface($0.value)) }),
       drops: reader.drops(), flows: flows, made: made, sharing: workers.sharing, stations: stations,
       events: (events + programmer.takeEvents()).map(ReplayReport.Occurrence.init), policers: policers(),
-      mirrors: mirrors)
+      mirrors: mirrors, flowEvents: flowEvents)
     let file = "\(output)/report.json"
     do { try report.json().write(to: URL(filePath: file)) } catch { throw ReplayError("\(file): \(error)") }
   }

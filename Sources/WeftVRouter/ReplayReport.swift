@@ -37,6 +37,76 @@ struct ReplayReport: Encodable {
     }
   }
 
+  struct FlowNotice: Encodable {
+    let event: String
+    let reason: String?
+    let vrf: UInt32
+    let source, destination: String
+    let proto: UInt8
+    let sourcePort, destinationPort: UInt16
+    /// What answers come with, where that is not the same reversed.
+    let answers: Answers?
+    let packets, bytes, reversePackets, reverseBytes, firstSeen, lastSeen: UInt64
+    let action: String
+    let rule: UInt32?
+    let missed: UInt32?
+
+    struct Answers: Encodable {
+      let vrf: UInt32
+      let source, destination: String
+      let sourcePort, destinationPort: UInt16
+
+      enum CodingKeys: String, CodingKey {
+        case vrf, source, destination
+        case sourcePort = "source-port"
+        case destinationPort = "destination-port"
+      }
+    }
+
+    init(_ report: FlowReport) {
+      let (forward, reverse) = (report.forward, report.reverse)
+      event = report.kind.name
+      reason = report.kind == .ended ? report.endReason.name : nil
+      vrf = forward.vrf
+      source = forward.source.description
+      destination = forward.destination.description
+      proto = report.proto
+      sourcePort = forward.sourcePort
+      destinationPort = forward.destinationPort
+      let isReversed =
+        reverse
+        == FlowTuple(
+          vrf: forward.vrf, source: forward.destination, destination: forward.source,
+          sourcePort: forward.destinationPort, destinationPort: forward.sourcePort)
+      answers =
+        isReversed
+        ? nil
+        : Answers(
+          vrf: reverse.vrf, source: reverse.source.description, destination: reverse.destination.description,
+          sourcePort: reverse.sourcePort, destinationPort: reverse.destinationPort)
+      packets = report.packets
+      bytes = report.bytes
+      reversePackets = report.reversePackets
+      reverseBytes = report.reverseBytes
+      firstSeen = report.firstSeen
+      lastSeen = report.lastSeen
+      action = report.action.name
+      rule = report.rule
+      missed = report.missed == 0 ? nil : report.missed
+    }
+
+    enum CodingKeys: String, CodingKey {
+      case event, reason, vrf, source, destination, answers, packets, bytes, action, rule, missed
+      case proto = "protocol"
+      case sourcePort = "source-port"
+      case destinationPort = "destination-port"
+      case reversePackets = "reverse-packets"
+      case reverseBytes = "reverse-bytes"
+      case firstSeen = "first-seen"
+      case lastSeen = "last-seen"
+    }
+  }
+
   /// What a worker shared with others.
   struct Worker: Encodable {
     let worker: Int
@@ -90,6 +160,7 @@ struct ReplayReport: Encodable {
       case .lost: self.event = "lost"
       case .interfaceState: self.event = "interface-state"
       case .trap: self.event = "trap"
+      case .flow: self.event = "flow"
       }
     }
   }
@@ -146,12 +217,20 @@ struct ReplayReport: Encodable {
   let events: [Occurrence]?
   /// By number, where there are mirrors.
   let mirrors: [String: Mirror]?
+  /// What is told of flows, in order; left out where that is nothing.
+  let flowEvents: [FlowNotice]?
+
+  enum CodingKeys: String, CodingKey {
+    case ports, drops, flows, made, policers, workers, learned, events, mirrors
+    case flowEvents = "flow-events"
+  }
 
   init(
     ports: [String: StatisticsReader.Interface], drops: [StatisticsReader.Drop], flows: [FlowRecord], made: UInt64,
     sharing: [(given: UInt64, redirects: Int)], stations: [Station], events: [Occurrence],
-    policers: [Policer], mirrors: [UInt32: MirrorState]
+    policers: [Policer], mirrors: [UInt32: MirrorState], flowEvents: [FlowReport]
   ) {
+    self.flowEvents = flowEvents.isEmpty ? nil : flowEvents.map(FlowNotice.init)
     self.policers = policers.isEmpty ? nil : policers
     self.mirrors =
       mirrors.isEmpty

@@ -19,6 +19,7 @@ final class ReplayWorkers {
   private let workers: [ReplayWorker]
   private let mesh: HandOverMesh
   private let reports: [ReportRing]
+  private let flowEvents: [WorkerRing<FlowEvent>]
 
   /// `seed` is all workers'.
   init(
@@ -27,6 +28,7 @@ final class ReplayWorkers {
     mesh = try HandOverMesh(workers: count)
     var workers: [ReplayWorker] = []
     var reports: [ReportRing] = []
+    var flowEvents: [WorkerRing<FlowEvent>] = []
     for index in 0..<count {
       let block = statistics.worker(index)
       let counters = Counters(
@@ -39,6 +41,9 @@ final class ReplayWorkers {
         interfaces: Int(limits.interfaces), seed: seed, sharing: sharing)
       let ring = try ReportRing()
       path.reports = ring.writer
+      let events = try WorkerRing<FlowEvent>()
+      path.flowEvents = events.writer
+      flowEvents.append(events)
       path.policers.worker = index
       path.mirrorCounts = tables.mirrors.counter(worker: index)
       reports.append(ring)
@@ -46,6 +51,7 @@ final class ReplayWorkers {
     }
     self.workers = workers
     self.reports = reports
+    self.flowEvents = flowEvents
     // One that is alone needs no thread of its own.
     if count > 1 { for worker in workers { try worker.start() } }
   }
@@ -80,6 +86,15 @@ final class ReplayWorkers {
   /// What workers have reported since.
   func takeReports(_ body: (Report) -> Void) {
     for ring in reports { while let report = ring.next() { body(report) } }
+  }
+
+  /// What workers have told of flows since. Times are those of the captures.
+  func takeFlowEvents() -> [FlowReport] {
+    var reports: [FlowReport] = []
+    for (worker, ring) in flowEvents.enumerated() {
+      while let event = ring.next() { reports.append(FlowReport(event, worker: worker, offset: 0)) }
+    }
+    return reports
   }
 
   /// Flow entries of all workers, and how many packets the router made.

@@ -7,6 +7,10 @@ final class Session {
   var isOver = false
   /// A barrier that waits until all workers have passed its mark.
   private(set) var barrier: (sequence: UInt64, mark: UInt64)?
+  /// It gets what is told of flows.
+  private(set) var watchesFlows: Bool
+  /// Of flows, since the last one that it was told of.
+  private var missedFlows: UInt32 = 0
   /// What commands take that does not fit a slot.
   private var staged: [UInt8] = []
   /// Commands may still wait though nobody will say so.
@@ -18,6 +22,7 @@ final class Session {
   init(_ channel: ServerChannel, id: UInt64) {
     self.channel = channel
     self.id = id
+    watchesFlows = channel.role == .agent
   }
 
   func serve(_ programmer: TableProgrammer, _ forwarder: Forwarder) throws(RingCorrupt) {
@@ -47,6 +52,9 @@ final class Session {
       case .success(.stage(let offset, let bytes)): try channel.complete(stage(Int(offset), bytes, sequence))
       case .success(.startCapture(let capture)): try channel.complete(start(capture, sequence, forwarder))
       case .success(.stopCapture(let id)): try channel.complete(stop(id, sequence, forwarder))
+      case .success(.watchFlows):
+        watchesFlows = true
+        try channel.complete(.done(sequence: sequence, cursor: 0))
       case .success(.trace(let interface, let length)): try trace(interface, Int(length), sequence, forwarder)
       case .success(let command):
         try channel.complete(apply(command, sequence, programmer))
@@ -59,6 +67,20 @@ final class Session {
     // Without room for completions the client has to read first; it signals when it has.
     let hasRoom = try channel.canComplete(2)
     hasMore = try channel.hasCommands() ? hasRoom : false
+  }
+
+  /// Tells a client of a flow, where its ring has room for that; else with the next one, that there was more.
+  func tell(_ report: FlowReport) {
+    var report = report
+    report.missed = UInt32(clamping: UInt64(report.missed) + UInt64(missedFlows))
+    do throws(RingCorrupt) {
+      if try channel.freeEvents() > RingLayout.eventSlots / 4 {
+        try channel.emit(.flow(report))
+        missedFlows = 0
+      } else {
+        missedFlows = report.missed == .max ? .max : report.missed + 1
+      }
+    } catch { isOver = true }
   }
 
   private func apply(_ command: Command, _ sequence: UInt64, _ programmer: TableProgrammer) -> Completion {

@@ -76,6 +76,8 @@ public final class TableProgrammer {
   /// When policers are settled (CLOCK_MONOTONIC, ns).
   var nextSettlement: UInt64 = 0
   var mirrors = MirrorStore()
+  /// nil: what holds as long as nothing is set.
+  var flowExport: (configuration: FlowExportConfiguration, generation: UInt64)?
   /// What captures look at, by their number.
   var captured: [UInt32: CapturedInterfaces] = [:]
   var devices: [String: UInt32] = [:]
@@ -90,6 +92,7 @@ public final class TableProgrammer {
     self.memory = memory
     self.limits = limits
     self.ports = ports
+    publishFlowExport()
   }
 
   /// Applies a command that changes tables. `dump` and `barrier` are not for here.
@@ -144,7 +147,9 @@ public final class TableProgrammer {
     case .removeMirror(let id): try remove(mirror: id)
     case .setInterfaceMirror(let entry): try set(entry)
     case .removeInterfaceMirror(let interface): try remove(mirrorOf: interface)
-    case .dump, .barrier, .stage, .trace, .startCapture, .stopCapture:
+    case .setFlowExport(let entry): try set(entry)
+    case .removeFlowExport: try removeFlowExport()
+    case .dump, .barrier, .stage, .trace, .startCapture, .stopCapture, .watchFlows:
       throw Refusal(.unknownMessage, "this command changes no table")
     }
   }
@@ -199,6 +204,7 @@ public final class TableProgrammer {
     // Twice: those whose ports others shared.
     for _ in 0..<2 { for id in interfaces.stale(before: current) { try remove(interface: id) } }
     for id in vrfs.stale(before: current) { try remove(vrf: id) }
+    if let flowExport, flowExport.generation < current { try removeFlowExport() }
     for id in policers.stale(before: current) { try remove(policer: id) }
     for id in classifiers.stale(before: current) { try remove(classifier: id) }
     for id in remarks.stale(before: current) { try remove(remark: id) }
@@ -248,6 +254,9 @@ public final class TableProgrammer {
       }
     case .interfaceMirrors:
       next = mirrors.interfaces.read(from: start, limit: limit) { body(.interfaceMirror($0.value)) }
+    case .flowExport:
+      if start == 0, limit > 0 { body(.flowExport(flowExportInForce)) }
+      next = 0
     case .flows: next = 0
     }
     return UInt64(next)

@@ -75,6 +75,7 @@ struct TablesFileBuilder {
       "$schema", "limits", "vrfs", "interfaces", "nexthops", "labels", "vnis", "routes", "bridge",
       "nat-pools", "source-nat", "static-nat", "destination-nat", "services",
       "address-sets", "rules", "neighbors", "policers", "qos-classifiers", "qos-marks", "mirrors", "interface-mirrors",
+      "flow-export",
     ])
     if let schema = file.optional("$schema") { _ = try schema.text() }
     if let node = file.optional("limits") { try readLimits(node) }
@@ -100,6 +101,7 @@ struct TablesFileBuilder {
     var neighbors: [NeighborKey: String] = [:]
     for node in try file.optional("neighbors")?.array() ?? [] { try readNeighbor(node, &neighbors) }
     try readMirrors(file)
+    if let node = file.optional("flow-export") { try readFlowExport(node) }
     try readNAT(file)
     try readPolicy(sets: file.optional("address-sets"), rules: file.optional("rules"))
   }

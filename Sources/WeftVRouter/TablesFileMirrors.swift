@@ -26,7 +26,9 @@ extension TablesFileBuilder {
     if let interface = object.optional("interface") {
       try object.refuse(["nexthop", "vni"], "a mirror has either an interface, or a nexthop and a VNI")
       let number = try interface.integer(0...UInt32.max)
-      guard let role = interfaces[number]?.role else { throw interface.fail("there is no interface \(number) in $.interfaces") }
+      guard let role = interfaces[number]?.role else {
+        throw interface.fail("there is no interface \(number) in $.interfaces")
+      }
       guard role != .fabric else {
         throw interface.fail("interface \(number) is a fabric interface; copies go there through a VXLAN tunnel")
       }

@@ -59,7 +59,9 @@ struct TraceReport {
         "policer",
         [
           .number("policer", record.policer &- 1),
-          programmer.policers[record.policer &- 1].flatMap { $0.value.name.isEmpty ? nil : .text("name", $0.value.name) },
+          programmer.policers[record.policer &- 1].flatMap {
+            $0.value.name.isEmpty ? nil : .text("name", $0.value.name)
+          },
           .text("color", "\(record.color)"),
         ])
     case .mark: say("mark", [.number("dscp", record.dscp)])

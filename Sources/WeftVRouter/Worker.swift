@@ -44,6 +44,7 @@ final class Worker: @unchecked Sendable {
   private let wake: Descriptor
   /// What it has seen, for the control thread, and how that wakes up.
   let reports: ReportRing
+  let flowEvents: WorkerRing<FlowEvent>
   private let reported: ReportSignal
   private let poller: Descriptor
   private let started: Acknowledgement
@@ -69,6 +70,7 @@ final class Worker: @unchecked Sendable {
     self.logger = logger
     self.reported = reported
     reports = try ReportRing()
+    flowEvents = try WorkerRing()
     wake = try .event()
     poller = try Descriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), "make", "epoll descriptor")
     started = try Acknowledgement(workers: 1)
@@ -155,8 +157,9 @@ final class Worker: @unchecked Sendable {
         interfaces: Int(limits.interfaces), seed: seed, sharing: sharing)
       path.policers.worker = index
       path.mirrorCounts = tables.mirrors.counter(worker: index)
-      path.errors = ErrorLimit(perSecond: errorsPerSecond, burst: max(1, errorsPerSecond / 10))
+      path.errors = RateLimit(perSecond: errorsPerSecond, burst: max(1, errorsPerSecond / 10))
       path.reports = reports.writer
+      path.flowEvents = flowEvents.writer
       path.identification = UInt32(truncatingIfNeeded: seed) &+ UInt32(index) << 20
       started.give()
       loop(large, sender, path, counters)

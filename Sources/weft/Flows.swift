@@ -25,10 +25,18 @@ struct FlowsCommand: ParsableCommand {
     help: ArgumentHelp("Only this protocol: tcp, udp, sctp, icmp, icmpv6 or a number.", valueName: "protocol"))
   var transport: TransportProtocol?
 
+  @Flag(
+    name: .long,
+    help: ArgumentHelp(
+      "Not those there are: tell of flows as they begin, go on and end, until Ctrl-C; with --json an object a line.",
+      discussion: "Which flows the forwarder tells of is the agent's choice; without it, those that a rule logs."))
+  var follow = false
+
   @OptionGroup var options: ForwarderOptions
 
   func run() throws {
     let forwarder = try options.connect()
+    guard !follow else { return try self.follow(forwarder) }
     var rows = try forwarder.flows()
     if let vrf {
       let id = try forwarder.vrf(vrf)
@@ -38,6 +46,20 @@ struct FlowsCommand: ParsableCommand {
     if let port { rows.removeAll { $0.sourcePort != port && $0.destinationPort != port } }
     if let transport { rows.removeAll { $0.proto != transport.number } }
     try options.print(Table(columns: Self.columns, rows: rows))
+  }
+
+  private func follow(_ forwarder: Forwarder) throws {
+    let id = try vrf.map { try forwarder.vrf($0) }
+    let follower = FlowFollower(ring: forwarder.ring, json: options.json) { flow in
+      let ends = [flow.forward, flow.reverse]
+      return (id == nil || ends.contains { $0.vrf == id })
+        && (address.map { address in
+          ends.contains { address.contains($0.source) || address.contains($0.destination) }
+        } ?? true)
+        && (port.map { port in ends.contains { $0.sourcePort == port || $0.destinationPort == port } } ?? true)
+        && (transport.map { $0.number == flow.proto } ?? true)
+    }
+    try follower.run()
   }
 
   private static var columns: [Column<FlowRecord>] {

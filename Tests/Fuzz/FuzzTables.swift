@@ -77,13 +77,19 @@ enum FuzzTables {
      "destination-nat": [
        {"vrf": 1, "address": "169.254.169.254", "protocol": "tcp", "port": 80, "target-vrf": 2,
         "target": "198.51.100.9", "target-port": 8775}],
+     "mirrors": [{"id": 1, "interface": 3}, {"id": 2, "nexthop": 8, "vni": 77, "truncate": 100},
+                 {"id": 3, "nexthop": 15, "vni": 78}, {"id": 4, "interface": 7}],
+     "interface-mirrors": [{"interface": 3, "ingress": 2, "egress": 3}, {"interface": 5, "ingress": 1, "egress": 4},
+                           {"interface": 6, "ingress": 4}, {"interface": 7, "egress": 1}],
+     "flow-export": {"flows": "all", "sample": 2, "update-seconds": 1},
      "services": [\(services.joined(separator: ",\n"))],
      "address-sets": [{"id": 0, "members": ["10.0.0.0/8", "fd00::/8"], "except": ["10.1.2.4/32"]}],
      "rules": [
        {"id": 0, "priority": 1, "direction": "egress", "action": "reject", "protocol": 6, "destination-ports": [25]},
        {"id": 1, "priority": 2, "direction": "egress", "action": "allow", "tag": 1, "protocol": 17, "dscp": 46,
         "policer": 1},
-       {"id": 2, "priority": 2, "direction": "ingress", "action": "allow", "tag": 2, "remote-sets": [0], "policer": 2},
+       {"id": 2, "priority": 2, "direction": "ingress", "action": "allow", "tag": 2, "remote-sets": [0], "policer": 2,
+        "mirror": 2, "log": true},
        {"id": 3, "priority": 4000000000, "direction": "egress", "action": "allow"},
        {"id": 4, "priority": 4000000000, "direction": "ingress", "action": "allow"}]}
     """

@@ -35,6 +35,10 @@ final class FuzzNode {
   private let memory: TableMemory
   private let worker: WorkerEpoch
   private let reports = try! ReportRing()
+  private let flowEvents = try! WorkerRing<FlowEvent>()
+  /// What is dropped is captured.
+  private let drops: CaptureTap
+  private var dropped: CaptureConsumer
   private let alone: Member
   private let team: [Member]
   private var now: UInt64 = 1_000_000_000
@@ -54,6 +58,14 @@ final class FuzzNode {
         routes: Int(limits.routes), routeNodes: Int(limits.routeNodes), bridge: Int(limits.bridge)),
       workers: 3)
     programmer = TableProgrammer(memory: memory, limits: limits, ports: FuzzPorts())
+    let ring = 1 << 22
+    let captured = try! Mapping(anonymous: CaptureMemory.bytes(workers: 1, ring: ring), what: "dropped packets")
+    CaptureMemory.format(captured, workers: 1, ring: ring)
+    drops = CaptureTap(
+      id: 1, producer: CaptureProducer(captured, worker: 0, ring: ring),
+      selection: CaptureSelection(interfaces: nil, arrivals: false, departures: false, drops: true),
+      filter: PacketFilter(), interfaces: Int(Self.interfaces), offset: 0)
+    dropped = try! CaptureConsumer(captured)
     worker = memory.epochs.worker(0)
     func zeros(_ count: Int) -> UnsafeMutableRawPointer {
       let memory = UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 64)
@@ -76,6 +88,8 @@ final class FuzzNode {
     alone = member(2, Sharing())
     let mesh = try! HandOverMesh(workers: 2)
     alone.path.reports = reports.writer
+    alone.path.flowEvents = flowEvents.writer
+    alone.path.add(drops)
     team = (0..<2).map { member($0, try! Sharing(mesh, worker: $0, redirects: 256, seed: 1)) }
   }
 
@@ -92,6 +106,10 @@ final class FuzzNode {
     takeHandedOver()
     for member in [alone] + team { member.path.age(now: now) }
     while let report = reports.next() { programmer.take(report) }
+    while flowEvents.next() != nil {}
+    _ = try! dropped.take(worker: 0, limit: .max) { record, frame in
+      precondition(DropReason(rawValue: record.reason) != nil && frame.count <= Int(record.length))
+    }
     programmer.age(now: now)
     worker.goOffline()
     memory.epochs.reclaim()
@@ -139,7 +157,8 @@ final class FuzzNode {
       try programmer.apply(.sweep(generation: next))
     } catch { fatalError("a sweep is refused: \(error)") }
     programmer.commit()
-    for table in TableName.allCases where table != .flows {
+    // Of flow export, what holds without a setting is always there.
+    for table in TableName.allCases where table != .flows && table != .flowExport {
       _ = programmer.dump(table, cursor: 0, limit: 1) { fatalError("after a sweep there is still \($0)") }
     }
     memory.epochs.reclaim()

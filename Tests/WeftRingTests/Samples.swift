@@ -120,7 +120,7 @@ enum Samples {
   ]
   static let events: [Event] =
     StationChange.allCases.flatMap { change in bridge.map { Event.station(change, $0) } }
-    + addresses.map { Event.resolve(interface: .max, vrf: 1, address: $0) }
+    + addresses.map { Event.resolve(interface: .max, vrf: 1, address: $0) } + flowReports.map(Event.flow)
   static let addressSets = [
     AddressSetConfiguration(id: 0, name: ""),
     AddressSetConfiguration(id: .max, name: String(repeating: "s", count: 63)),
@@ -201,7 +201,7 @@ enum Samples {
     + prefixes.map { Command.removeRoute(vrf: .max, prefix: $0) } + macs.map { Command.removeBridge(vrf: 1, mac: $0) }
     + natCommands + qosCommands + neighbors.map(Command.setNeighbor)
     + addresses.map { Command.removeNeighbor(vrf: .max, address: $0) }
-    + mirrorCommands + traceCommands + captureCommands
+    + mirrorCommands + traceCommands + captureCommands + flowExportCommands
     + TableName.allCases.map { Command.dump(table: $0, cursor: .max, limit: .max) }
 
   static let entries: [TableEntry] =
@@ -214,7 +214,7 @@ enum Samples {
     + vnis.map(TableEntry.vni) + routes.map(TableEntry.route)
     + bridgeStates.flatMap { state in bridge.map { TableEntry.bridge($0, state) } } + neighbors.map(TableEntry.neighbor)
     + flows.map(TableEntry.flow)
-    + natEntries + qosEntries + mirrorEntries
+    + natEntries + qosEntries + mirrorEntries + flowExports.map(TableEntry.flowExport)
     + addressSets.map(TableEntry.addressSet) + addressSetMembers.map(TableEntry.addressSetMember)
     + rules.flatMap { [TableEntry.rule($0, hits: 0), .rule($0, hits: .max)] }
 }

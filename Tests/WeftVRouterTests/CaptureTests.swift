@@ -202,12 +202,7 @@ import WeftWire
 /// The tool and a running forwarder.
 @Suite("Capturing from a forwarder", .enabled(if: Sandbox.isRoot, "needs root for network namespaces"), .serialized)
 struct ForwarderCaptureTests {
-  private static var weft: String {
-    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .deletingLastPathComponent()
-    let folder = ProcessInfo.processInfo.environment["WEFT_BIN"] ?? root.appending(path: ".build/release").path
-    return "\(folder)/weft"
-  }
+  private static let weft = Sandbox.program("weft")
 
   private func start(_ sandbox: Sandbox, _ words: String...) throws -> (process: Process, output: Pipe) {
     let process = Process()

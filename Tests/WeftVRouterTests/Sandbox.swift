@@ -135,11 +135,12 @@ final class Sandbox {
     }
   }
 
-  private static var program: String {
+  /// One of the programs, as it has been built.
+  static func program(_ name: String) -> String {
     let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
       .deletingLastPathComponent()
     let folder = ProcessInfo.processInfo.environment["WEFT_BIN"] ?? root.appending(path: ".build/release").path
-    return "\(folder)/weft-vrouter"
+    return "\(folder)/\(name)"
   }
 
   /// Starts the forwarder and connects as its agent.
@@ -147,7 +148,8 @@ final class Sandbox {
     let process = Process()
     process.executableURL = URL(filePath: "/usr/bin/env")
     process.arguments =
-      ["ip", "netns", "exec", host, Self.program, "run", "--socket", socket, "--log-level", "warning"] + arguments
+      ["ip", "netns", "exec", host, Self.program("weft-vrouter"), "run", "--socket", socket, "--log-level", "warning"]
+      + arguments
     try process.run()
     self.process = process
     for _ in 0..<1000 where process.isRunning {
