@@ -1,6 +1,7 @@
 import Glibc
 import WeftForwarding
 import WeftRing
+import WeftSystem
 import WeftTables
 import WeftVRouter
 import WeftWire
