@@ -34,15 +34,20 @@ struct Race {
     let programmer = TableProgrammer(memory: memory, limits: limits, ports: RaceDevices())
     for command in Topology.commands() { try programmer.apply(command) }
     programmer.commit()
+    try programmer.apply(.setFlowExport(FlowExportConfiguration(selection: .all, rate: 100_000, updateSeconds: 1)))
     let mesh = try HandOverMesh(workers: workers)
+    let ring = 1 << 18
+    let captured = try Mapping(anonymous: CaptureMemory.bytes(workers: workers, ring: ring), what: "captured frames")
+    CaptureMemory.format(captured, workers: workers, ring: ring)
     let stop = Stop()
     var team: [RaceWorker] = []
     for index in 0..<workers {
       team.append(
         try RaceWorker(
           index: index, tables: memory.reader, epoch: memory.epochs.worker(index), mesh: mesh,
-          statistics: statistics.worker(index), stop: stop))
+          statistics: statistics.worker(index), stop: stop, drops: CaptureProducer(captured, worker: index, ring: ring)))
     }
+    let followers = team.map(\.flowEvents)
     for worker in team { worker.team = team }
     if isPlanted { for worker in team { worker.plant = Plant.shared } }
     let threads = team.map { worker in start { worker.run() } }
@@ -55,6 +60,14 @@ struct Race {
         usleep(1000)
       }
     }
+    let sink = Sink(try CaptureConsumer(captured))
+    let follower = start {
+      while !stop.isSet {
+        sink.take(workers)
+        for ring in followers { while ring.next() != nil { sink.events += 1 } }
+        usleep(500)
+      }
+    }
     var control = Control(programmer: programmer)
     let end = weft_monotonic_ns() + UInt64(seconds) * 1_000_000_000
     while weft_monotonic_ns() < end {
@@ -64,7 +77,7 @@ struct Race {
       if control.random.chance(20) { usleep(200) }
     }
     stop.set()
-    for thread in threads + [watcher] { pthread_join(thread, nil) }
+    for thread in threads + [watcher, follower] { pthread_join(thread, nil) }
     memory.epochs.reclaim()
     let totals = reader.workers()
     let sums = (
@@ -77,7 +90,8 @@ struct Race {
     let drops = reader.drops().filter { $0.count > 0 }.map { "\($0.name) \($0.count)" }
     print("race: drops: \(drops.joined(separator: ", "))")
     // Little of anything would say little.
-    guard sums.packets > 1000, sums.given > 100, control.changes > 100 else {
+    print("race: \(sink.frames) drops captured, \(sink.events) events of flows")
+    guard sums.packets > 1000, sums.given > 100, control.changes > 100, sink.frames > 10, sink.events > 100 else {
       print("race: too little happened")
       exit(1)
     }
@@ -104,6 +118,21 @@ final class Stop: Sendable {
   private let flag = Atomic<Bool>(false)
   var isSet: Bool { flag.load(ordering: .relaxed) }
   func set() { flag.store(true, ordering: .relaxed) }
+}
+
+/// What workers tell and capture, as the thread gets it that takes it.
+final class Sink: @unchecked Sendable {
+  private var consumer: CaptureConsumer
+  var frames = 0
+  var events = 0
+
+  init(_ consumer: consuming CaptureConsumer) { self.consumer = consumer }
+
+  func take(_ workers: Int) {
+    for worker in 0..<workers {
+      frames += (try? consumer.take(worker: worker, limit: 1000, { _, _ in })) ?? 0
+    }
+  }
 }
 
 /// The race that must be found.
@@ -143,12 +172,15 @@ final class RaceWorker: @unchecked Sendable {
   private let statistics: WorkerStatistics
   private let counters: Counters
   private let stop: Stop
+  let flowEvents: WorkerRing<FlowEvent>
+  private let drops: CaptureTap
   private let wake: Descriptor
   private var path: PacketPath
   private var random: RaceRandom
 
   init(
-    index: Int, tables: Tables, epoch: WorkerEpoch, mesh: HandOverMesh, statistics: WorkerStatistics, stop: Stop
+    index: Int, tables: Tables, epoch: WorkerEpoch, mesh: HandOverMesh, statistics: WorkerStatistics, stop: Stop,
+    drops producer: CaptureProducer
   ) throws {
     self.index = index
     self.epoch = epoch
@@ -161,6 +193,14 @@ final class RaceWorker: @unchecked Sendable {
       tables: tables, flows: try FlowTable(capacity: 4096, seed: 1), fragments: try FragmentTable(seed: 1),
       nat: try NATWorker(worker: index, seed: 1), counters: counters, interfaces: 8, seed: 1,
       sharing: try Sharing(mesh, worker: index, redirects: 4096, seed: 1))
+    flowEvents = try WorkerRing()
+    drops = CaptureTap(
+      id: 1, producer: producer,
+      selection: CaptureSelection(interfaces: nil, arrivals: false, departures: false, drops: true),
+      filter: PacketFilter(), interfaces: 8, offset: 0)
+    path.flowEvents = flowEvents.writer
+    path.mirrorCounts = tables.mirrors.counter(worker: index)
+    path.add(drops)
   }
 
   func run() {
@@ -307,7 +347,7 @@ struct Control {
     let pod = UInt32(random.next(3) + 1)
     let prefix = IPPrefix(
       isV4 ? IPAddress(v4: 0x0A02_0000 | UInt32(random.next(250)) << 8) : IPAddress("fd02::")!, length: isV4 ? 24 : 64)!
-    switch random.next(14) {
+    switch random.next(17) {
     case 0: apply(.removeRoute(vrf: Topology.inside, prefix: IPPrefix(host: Topology.address(pod, isV4))))
     case 1: apply(Topology.route(pod, isV4))
     case 2: apply(.setRoute(RouteConfiguration(vrf: Topology.inside, prefix: prefix, nexthop: 10, label: 100)))
@@ -345,6 +385,16 @@ struct Control {
     case 12:
       apply(
         .removeBridge(vrf: Topology.inside, mac: MACAddress(bits: 0x0200_0001_0000 | UInt64(random.next(100)))))
+    case 13:
+      apply(.setMirror(MirrorConfiguration(id: 1, destination: .tunnel(nexthop: 10, vni: 7), truncation: 80)))
+      apply(.setMirror(MirrorConfiguration(id: 2, destination: .interface(pod))))
+    case 14:
+      apply(
+        .setInterfaceMirror(
+          InterfaceMirrorConfiguration(interface: pod, ingress: 1, egress: UInt32(random.next(3)))))
+    case 15:
+      apply(.removeInterfaceMirror(interface: pod))
+      apply(.removeMirror(id: UInt32(1 + random.next(2))))
     default: apply(Topology.pod(pod, mtu: 1400 + UInt16(random.next(100))))
     }
   }
