@@ -255,7 +255,7 @@ public final class TableProgrammer {
     case .interfaceMirrors:
       next = mirrors.interfaces.read(from: start, limit: limit) { body(.interfaceMirror($0.value)) }
     case .flowExport:
-      if start == 0, limit > 0 { body(.flowExport(flowExportInForce)) }
+      if start == 0, limit > 0, let flowExport { body(.flowExport(flowExport.configuration)) }
       next = 0
     case .flows: next = 0
     }

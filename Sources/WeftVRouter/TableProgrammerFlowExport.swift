@@ -31,12 +31,9 @@ extension TableProgrammer {
     publishFlowExport()
   }
 
-  /// What is in force.
-  var flowExportInForce: FlowExportConfiguration { flowExport?.configuration ?? FlowExportConfiguration() }
-
   func publishFlowExport() {
-    let export = flowExportInForce
-    let workers = UInt32(clamping: memory.workers)
+    let export = flowExport?.configuration ?? FlowExportConfiguration()
+    let workers = max(1, UInt32(clamping: memory.workers))
     memory.flowExport.publish(
       FlowExportSettings(
         perSecond: export.rate == 0 ? 0 : max(1, export.rate / workers),

@@ -15,7 +15,9 @@ struct FlowFollower {
       if case .failure(let refusal)? = results.first {
         throw RingError.rejected(path: ring.path, reason: refusal.reason)
       }
-      if case .flowExport(let export)? = try ring.dump(.flowExport).first { Output.note(Self.explanation(export)) }
+      var export = FlowExportConfiguration()
+      if case .flowExport(let set)? = try ring.dump(.flowExport).first { export = set }
+      Output.note(Self.explanation(export))
       while !Interruption.came {
         var text = ""
         for event in try ring.nextEvents(timeoutMilliseconds: 200) {

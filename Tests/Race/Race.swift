@@ -45,7 +45,8 @@ struct Race {
       team.append(
         try RaceWorker(
           index: index, tables: memory.reader, epoch: memory.epochs.worker(index), mesh: mesh,
-          statistics: statistics.worker(index), stop: stop, drops: CaptureProducer(captured, worker: index, ring: ring)))
+          statistics: statistics.worker(index), stop: stop, drops: CaptureProducer(captured, worker: index, ring: ring))
+      )
     }
     let followers = team.map(\.flowEvents)
     for worker in team { worker.team = team }
