@@ -133,13 +133,15 @@ let package = Package(
     .testTarget(name: "WeftTablesTests", dependencies: ["WeftTables", "WeftWire"], swiftSettings: high),
     .testTarget(
       name: "WeftNetlinkTests", dependencies: ["WeftNetlink", "WeftWire", "CLinux"], swiftSettings: high),
-    .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire"], swiftSettings: high),
+    .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire", "CLinux"], swiftSettings: high),
     .testTarget(
       name: "WeftVRouterTests",
       dependencies: ["WeftVRouter", "WeftForwarding", "WeftPorts", "WeftRing", "WeftTables", "WeftWire", "WeftSystem"],
       swiftSettings: high
     ),
-    .testTarget(name: "WeftAgentTests", dependencies: ["WeftAgent", "WeftAPI", "WeftWire"], swiftSettings: high),
+    .testTarget(
+      name: "WeftAgentTests", dependencies: ["WeftAgent", "WeftAPI", "WeftNetlink", "WeftRing", "WeftWire"],
+      swiftSettings: high),
     .testTarget(
       name: "WeftCNITests", dependencies: ["WeftCNI", "WeftAPI", "WeftNetlink", "WeftWire"], swiftSettings: high),
   ]

@@ -13,10 +13,15 @@ extension PacketPath {
     let generation = tables.generation
     removals = flows.removals
     let hasFatFlows = !tables.fatFlows.isEmpty
+    let isStrict = flows.tcp == .strict
     for index in 0..<batch.count where batch[index].verdict == .forward && !batch[index].isOwn {
       if Self.mayBeError(batch[index]), followError(&batch[index]) { continue }
       var flow = flows.find(batch[index].key, hash: batch[index].hash)
       if hasFatFlows, flow == FlowTable.none { flow = findFat(&batch[index]) }
+      if isStrict, flow != FlowTable.none, isStray(batch[index], of: flow) {
+        drop(&batch[index], .tcpState)
+        continue
+      }
       if flow == FlowTable.none || !flows.track(flow, tcpFlags: Self.tcpFlags(batch[index]), now: now) {
         if isShared, passOn(&batch[index]) { continue }
         begin(&batch[index], generation, now)
@@ -43,6 +48,12 @@ extension PacketPath {
     if flags.contains(.nat) { rewrite(&packet, to: flows[flows[flow].reverse].key.reversed) }
   }
 
+  /// Of a flow that is there, before the segment changes its state.
+  private func isStray(_ packet: Packet, of flow: UInt32) -> Bool {
+    packet.proto == IPProtocol.tcp && !packet.isFragment && packet.fat.isWhole
+      && flows.isStray(flow, tcpFlags: Self.tcpFlags(packet))
+  }
+
   /// Drops what policy does not let pass; a rejected packet's sender is told.
   private mutating func deny(_ packet: inout Packet, isRejected: Bool, _ now: UInt64) {
     flows.count(
@@ -56,8 +67,11 @@ extension PacketPath {
     let isRouted = packet.link != .other
     var tcpState = TCPState.none
     if packet.proto == IPProtocol.tcp, !packet.isFragment {
-      guard let first = TCPState.first(flags: Self.tcpFlags(packet), isStrict: false) else {
-        return drop(&packet, .tcpFlags)
+      let flags = Self.tcpFlags(packet)
+      // Of many sessions that share a flow nobody sees how each begins.
+      let isStrict = flows.tcp != .liberal && packet.fat.isWhole
+      guard let first = TCPState.first(flags: flags, isStrict: isStrict) else {
+        return drop(&packet, TCPState.first(flags: flags, isStrict: false) == nil ? .tcpFlags : .tcpState)
       }
       tcpState = first
     }
@@ -345,10 +359,20 @@ extension PacketPath {
 
   // MARK: time
 
+  /// How flows are kept, as the control thread has it now.
+  mutating func adoptFlowSettings() {
+    guard tables.flowSettings.version != flowSettings, let (settings, version) = tables.flowSettings.read() else {
+      return
+    }
+    flows.adopt(settings)
+    flowSettings = version
+  }
+
   /// Ends flows that have been idle for too long, gives back what ended flows had: a bounded part of it in a call. True
   /// when nothing was left to do.
   @discardableResult
   public mutating func age(now: UInt64) -> Bool {
+    adoptFlowSettings()
     let isDone = flows.age(now: now)
     exportUpdates(now)
     var isLeft = true

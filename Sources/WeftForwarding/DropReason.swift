@@ -68,6 +68,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case policyDenied
   case policyRejected
   case tcpFlags
+  case tcpState
   case flowTableFull
   case newFlow
   // Between workers
@@ -150,6 +151,11 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .policyDenied: ("policy_denied", "a policy rule, or none, does not let the flow pass")
     case .policyRejected: ("policy_rejected", "a policy rule does not let the flow pass and has its sender told")
     case .tcpFlags: ("tcp_flags", "a first packet with flags that no TCP sends, such as SYN and FIN")
+    case .tcpState:
+      (
+        "tcp_state",
+        "a TCP segment of a connection that was not opened, or that does not fit its state (flow-settings)"
+      )
     case .flowTableFull: ("flow_table_full", "a flow that needs an entry, to be translated, found no place")
     case .newFlow: ("new_flow", "a new flow from or to an interface that takes none (drop-new-flows)")
     case .handoverFull:

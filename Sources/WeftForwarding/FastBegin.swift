@@ -19,7 +19,7 @@ extension PacketPath {
     if isShared, !isOwnFast(index, key) { return false }
     let isTCP = key.proto == IPProtocol.tcp
     let isOpening = fast[index].isOpening
-    guard tables.nat.isEmpty, isTCP == isOpening, Self.isHost(v4: key.source.v4),
+    guard tables.nat.isEmpty, isTCP == isOpening, !isTCP || flows.tcp != .strict, Self.isHost(v4: key.source.v4),
       Self.isHost(v4: key.destination.v4)
     else { return false }
     let number = tables.route(vrf: UInt32(truncatingIfNeeded: key.vrf), v4: key.destination.v4)

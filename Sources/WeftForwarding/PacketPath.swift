@@ -47,6 +47,8 @@ import WeftWire
   public var hasReported = false
   var recent = RecentReports()
   var exporter = FlowExporter()
+  /// The version of the settings that `flows` goes by.
+  var flowSettings: UInt64 = 0
   /// On while a packet is traced.
   var traces = TraceBuffer()
   /// Who wants copies of frames.
@@ -72,6 +74,7 @@ import WeftWire
     self.nat.owner = sharing.owner
     mirrorCounts = tables.mirrors.counter(worker: 0)
     tx = TxFrames(interfaces: interfaces)
+    adoptFlowSettings()
   }
 
   deinit {

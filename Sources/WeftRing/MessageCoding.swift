@@ -38,7 +38,7 @@ extension Command {
     case setPolicer, removePolicer, setClassifier, removeClassifier, setRemark, removeRemark
     case setMirror, removeMirror, setInterfaceMirror, removeInterfaceMirror, stage, trace
     case startCapture, stopCapture
-    case setFlowExport, removeFlowExport, watchFlows
+    case setFlowExport, watchFlows, setFlowSettings
   }
 
   var kindValue: UInt16 {
@@ -97,8 +97,8 @@ extension Command {
       case .startCapture: .startCapture
       case .stopCapture: .stopCapture
       case .setFlowExport: .setFlowExport
-      case .removeFlowExport: .removeFlowExport
       case .watchFlows: .watchFlows
+      case .setFlowSettings: .setFlowSettings
       }
     return kind.rawValue
   }
@@ -157,8 +157,13 @@ extension Command {
       writer.put(bytes: kept)
     case .startCapture(let capture): writer.put(capture)
     case .stopCapture(let id): writer.put(id)
-    case .setFlowExport(let entry): writer.put(entry)
-    case .removeFlowExport, .watchFlows: break
+    case .setFlowExport(let entry):
+      writer.put(UInt8(entry == nil ? 0 : 1))
+      if let entry { writer.put(entry) }
+    case .setFlowSettings(let entry):
+      writer.put(UInt8(entry == nil ? 0 : 1))
+      if let entry { writer.put(entry) }
+    case .watchFlows: break
     case .trace(let interface, let length):
       writer.put(interface)
       writer.put(length)
@@ -244,10 +249,10 @@ extension Command {
               offset: try r.get("offset"),
               bytes: try r.octets("bytes", count: Int(try r.get("byte count", as: UInt16.self))))
           case .startCapture: .startCapture(try r.capture())
-          case .setFlowExport: .setFlowExport(try r.flowExport())
-          case .removeFlowExport: .removeFlowExport
-          case .watchFlows: .watchFlows
-          case .stopCapture: .stopCapture(id: try r.get("capture id"))
+          case .setFlowExport: .setFlowExport(try r.flag("is set") ? try r.flowExport() : nil)
+              case .watchFlows: .watchFlows
+          case .setFlowSettings: .setFlowSettings(try r.flag("is set") ? try r.flowSettings() : nil)
+              case .stopCapture: .stopCapture(id: try r.get("capture id"))
           case .trace: .trace(interface: try r.get("interface id"), length: try r.get("frame length"))
           }
         })
@@ -323,6 +328,7 @@ extension Completion {
         writer.put(state)
       case .interfaceMirror(let entry): writer.put(entry)
       case .flowExport(let entry): writer.put(entry)
+      case .flowSettings(let entry): writer.put(entry)
       }
     }
   }
@@ -379,6 +385,7 @@ extension Completion {
         entry = .mirror(mirror, try r.mirrorState())
       case .interfaceMirrors: entry = .interfaceMirror(try r.interfaceMirror())
       case .flowExport: entry = .flowExport(try r.flowExport())
+      case .flowSettings: entry = .flowSettings(try r.flowSettings())
       }
       return .entry(sequence: sequence, entry)
     }

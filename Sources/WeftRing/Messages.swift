@@ -9,7 +9,7 @@ public enum TableName: UInt8, Sendable, CaseIterable {
   case neighbors
   case policers, classifiers, remarks
   case mirrors, interfaceMirrors
-  case flowExport
+  case flowExport, flowSettings
 }
 
 /// Agent to forwarder.
@@ -71,9 +71,9 @@ public enum Command: Hashable, Sendable {
   case removeMirror(id: UInt32)
   case setInterfaceMirror(InterfaceMirrorConfiguration)
   case removeInterfaceMirror(interface: UInt32)
-  case setFlowExport(FlowExportConfiguration)
-  /// What holds as long as nothing is set.
-  case removeFlowExport
+  /// nil: what holds as long as nothing is set.
+  case setFlowExport(FlowExportConfiguration?)
+  case setFlowSettings(FlowSettingsConfiguration?)
   /// This channel gets `Event.flow`, which else only an agent does.
   case watchFlows
   /// A part of what a later command of this channel takes (`StagedBytes`); offset 0 begins anew.
@@ -166,6 +166,7 @@ public enum TableEntry: Hashable, Sendable {
   case mirror(MirrorConfiguration, MirrorState)
   case interfaceMirror(InterfaceMirrorConfiguration)
   case flowExport(FlowExportConfiguration)
+  case flowSettings(FlowSettingsConfiguration)
 
   /// The table it stands in.
   public var table: TableName {
@@ -194,6 +195,7 @@ public enum TableEntry: Hashable, Sendable {
     case .mirror: .mirrors
     case .interfaceMirror: .interfaceMirrors
     case .flowExport: .flowExport
+    case .flowSettings: .flowSettings
     }
   }
 }

@@ -52,6 +52,8 @@ import WeftWire
   var youngest: UInt32 = FlowTable.none
   /// The next entry to put into its slot anew, after timeouts have become shorter.
   private var rearmPosition: UInt32 = FlowTable.none
+  /// What is asked of TCP segments.
+  public internal(set) var tcp = TCPStrictness.liberal
   /// Entries in use.
   public internal(set) var count = 0
   /// Entries that have gone: as long as this stays, so do the numbers that `find` and `insert` gave.
@@ -366,11 +368,13 @@ import WeftWire
   /// After a change of state or of `replied`: which directions are `steady`.
   func settle(_ forward: UInt32) {
     let transitions = transitions
+    let isStrict = tcp == .strict
     both(forward) { entry in
       let flags = entry.flags.rawValue
       let isSteady =
         transitions.next(entry.tcp, TCP.ack, flags) == entry.tcp
         && flags & (FlowFlags.forward.rawValue | FlowFlags.replied.rawValue) != 0
+        && !(isStrict && TCPState.isStray(entry.tcpState, TCP.ack, isForward: entry.isForward))
       if isSteady { entry.flags.insert(.steady) } else { entry.flags.remove(.steady) }
     }
   }

@@ -56,6 +56,21 @@ import WeftWire
     return flags & TCP.rst != 0 ? .reset : .pickedUp
   }
 
+  /// A segment that no end of a connection in this state sends, or that means nothing to the other any more. What an end
+  /// may send to find out (a SYN in an open connection, an ACK that challenges a SYN: RFC 5961) is none, nor is a RST.
+  public static func isStray(_ state: TCPState, _ flags: UInt8, isForward: Bool) -> Bool {
+    guard flags & TCP.rst == 0 else { return false }
+    if flags & TCP.syn != 0 {
+      return flags & TCP.ack != 0 && isForward && (state == .synSent || state == .synReceived)
+    }
+    switch state {
+    // Nothing follows a SYN before it is answered; who refuses it sends RST.
+    case .synSent: return isForward || flags & TCP.fin != 0
+    case .reset: return true
+    default: return false
+    }
+  }
+
   /// The state after a packet with these TCP flags. Pure: `FlowTable` asks a table made of this.
   public static func next(_ state: TCPState, _ flags: UInt8, isForward: Bool) -> TCPState {
     let row = rows[Int(state.rawValue)]

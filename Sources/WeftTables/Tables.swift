@@ -29,6 +29,7 @@ import WeftWire
   let remarks: PointerTableReader
   public let mirrors: MirrorReader
   public let flowExport: FlowExportReader
+  public let flowSettings: FlowSettingsReader
 
   @inlinable @inline(__always) public func interface(_ id: UInt32) -> EntryReference<InterfaceEntry>? {
     guard let raw = unsafe interfaces[id] else { return nil }
@@ -128,6 +129,7 @@ public final class TableMemory: @unchecked Sendable {
   private let remarks: PointerTable
   public let mirrors: MirrorTable
   public let flowExport = FlowExportCell()
+  public let flowSettings = FlowSettingsCell()
   public let workers: Int
 
   public init(sizes: TableSizes, workers: Int) throws(SystemError) {
@@ -163,7 +165,7 @@ public final class TableMemory: @unchecked Sendable {
       bridge: bridge.reader, subinterfaces: subinterfaces.reader, vrfBits: vrfBits.reader,
       neighbors: neighbors.reader, nat: nat.reader, policy: policy.reader, gateways: gateways.reader,
       fatFlows: fatFlows.reader, policers: policers.reader, classifiers: classifiers.reader, remarks: remarks.reader,
-      mirrors: mirrors.reader, flowExport: flowExport.reader)
+      mirrors: mirrors.reader, flowExport: flowExport.reader, flowSettings: flowSettings.reader)
   }
 
   /// Publishes an interface, or takes it out (nil).

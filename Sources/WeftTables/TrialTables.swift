@@ -31,7 +31,7 @@ import WeftWire
       gateways: tables.gateways, fatFlows: tables.fatFlows, policers: tables.policers,
       classifiers: tables.classifiers, remarks: tables.remarks,
       mirrors: MirrorReader(entries: tables.mirrors.entries, counters: mirrors.base, workers: 1),
-      flowExport: tables.flowExport)
+      flowExport: tables.flowExport, flowSettings: tables.flowSettings)
   }
 }
 

@@ -78,6 +78,7 @@ public final class TableProgrammer {
   var mirrors = MirrorStore()
   /// nil: what holds as long as nothing is set.
   var flowExport: (configuration: FlowExportConfiguration, generation: UInt64)?
+  var flowSettings: (configuration: FlowSettingsConfiguration, generation: UInt64)?
   /// What captures look at, by their number.
   var captured: [UInt32: CapturedInterfaces] = [:]
   var devices: [String: UInt32] = [:]
@@ -148,7 +149,7 @@ public final class TableProgrammer {
     case .setInterfaceMirror(let entry): try set(entry)
     case .removeInterfaceMirror(let interface): try remove(mirrorOf: interface)
     case .setFlowExport(let entry): try set(entry)
-    case .removeFlowExport: try removeFlowExport()
+    case .setFlowSettings(let entry): try set(entry)
     case .dump, .barrier, .stage, .trace, .startCapture, .stopCapture, .watchFlows:
       throw Refusal(.unknownMessage, "this command changes no table")
     }
@@ -204,7 +205,8 @@ public final class TableProgrammer {
     // Twice: those whose ports others shared.
     for _ in 0..<2 { for id in interfaces.stale(before: current) { try remove(interface: id) } }
     for id in vrfs.stale(before: current) { try remove(vrf: id) }
-    if let flowExport, flowExport.generation < current { try removeFlowExport() }
+    if let flowSettings, flowSettings.generation < current { try set(nil as FlowSettingsConfiguration?) }
+    if let flowExport, flowExport.generation < current { try set(nil as FlowExportConfiguration?) }
     for id in policers.stale(before: current) { try remove(policer: id) }
     for id in classifiers.stale(before: current) { try remove(classifier: id) }
     for id in remarks.stale(before: current) { try remove(remark: id) }
@@ -256,6 +258,9 @@ public final class TableProgrammer {
       next = mirrors.interfaces.read(from: start, limit: limit) { body(.interfaceMirror($0.value)) }
     case .flowExport:
       if start == 0, limit > 0, let flowExport { body(.flowExport(flowExport.configuration)) }
+      next = 0
+    case .flowSettings:
+      if start == 0, limit > 0, let flowSettings { body(.flowSettings(flowSettings.configuration)) }
       next = 0
     case .flows: next = 0
     }

@@ -4,7 +4,14 @@ import WeftTables
 // Which flows workers tell of: one setting for the forwarder.
 
 extension TableProgrammer {
-  func set(_ new: FlowExportConfiguration) throws(Refusal) {
+  /// nil: what holds as long as nothing is set.
+  func set(_ new: FlowExportConfiguration?) throws(Refusal) {
+    if let new { try check(new) }
+    flowExport = new.map { ($0, generation) }
+    publishFlowExport()
+  }
+
+  private func check(_ new: FlowExportConfiguration) throws(Refusal) {
     guard (1...FlowExportConfiguration.maximumSample).contains(new.sample) else {
       throw Refusal(
         .outOfRange,
@@ -21,14 +28,6 @@ extension TableProgrammer {
         "flow export: updates every \(new.updateSeconds) s; the most is "
           + "\(FlowExportConfiguration.maximumUpdateSeconds), and 0 is never")
     }
-    flowExport = (new, generation)
-    publishFlowExport()
-  }
-
-  func removeFlowExport() throws(Refusal) {
-    guard flowExport != nil else { throw Refusal(.notFound, "no flow export is set") }
-    flowExport = nil
-    publishFlowExport()
   }
 
   func publishFlowExport() {

@@ -75,7 +75,7 @@ struct TablesFileBuilder {
       "$schema", "limits", "vrfs", "interfaces", "nexthops", "labels", "vnis", "routes", "bridge",
       "nat-pools", "source-nat", "static-nat", "destination-nat", "services",
       "address-sets", "rules", "neighbors", "policers", "qos-classifiers", "qos-marks", "mirrors", "interface-mirrors",
-      "flow-export",
+      "flow-export", "flow-settings",
     ])
     if let schema = file.optional("$schema") { _ = try schema.text() }
     if let node = file.optional("limits") { try readLimits(node) }
@@ -102,6 +102,7 @@ struct TablesFileBuilder {
     for node in try file.optional("neighbors")?.array() ?? [] { try readNeighbor(node, &neighbors) }
     try readMirrors(file)
     if let node = file.optional("flow-export") { try readFlowExport(node) }
+    if let node = file.optional("flow-settings") { try readFlowSettings(node) }
     try readNAT(file)
     try readPolicy(sets: file.optional("address-sets"), rules: file.optional("rules"))
   }

@@ -31,7 +31,8 @@ struct Weft: ParsableCommand {
     subcommands: [
       StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
       VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NeighborsCommand.self, NATCommand.self,
-      ServicesCommand.self, FlowsCommand.self, PolicyCommand.self, PolicersCommand.self, QoSCommand.self,
+      ServicesCommand.self, FlowsCommand.self, SettingsCommand.self, PolicyCommand.self, PolicersCommand.self,
+      QoSCommand.self,
       MirrorsCommand.self, DropsCommand.self, TraceCommand.self, CaptureCommand.self,
     ])
 

@@ -8,6 +8,16 @@ extension Samples {
     }
   }
 
+  static let flowSettings = numbers.flatMap { number in
+    FlowSettingsConfiguration.TCPStrictness.allCases.map { strictness in
+      var settings = FlowSettingsConfiguration(tcp: strictness)
+      for timeout in FlowSettingsConfiguration.Timeout.allCases {
+        settings[timeout] = number &+ UInt32(timeout.rawValue)
+      }
+      return settings
+    }
+  }
+
   static let flowReports = addresses.flatMap { address in
     FlowReport.Kind.allCases.flatMap { kind in
       FlowReport.EndReason.allCases.map { reason in
@@ -24,5 +34,6 @@ extension Samples {
   }
 
   static let flowExportCommands: [Command] =
-    flowExports.map(Command.setFlowExport) + [.removeFlowExport, .watchFlows]
+    flowExports.map(Command.setFlowExport) + flowSettings.map(Command.setFlowSettings)
+    + [.setFlowExport(nil), .watchFlows, .setFlowSettings(nil)]
 }

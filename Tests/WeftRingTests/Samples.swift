@@ -215,6 +215,7 @@ enum Samples {
     + bridgeStates.flatMap { state in bridge.map { TableEntry.bridge($0, state) } } + neighbors.map(TableEntry.neighbor)
     + flows.map(TableEntry.flow)
     + natEntries + qosEntries + mirrorEntries + flowExports.map(TableEntry.flowExport)
+    + flowSettings.map(TableEntry.flowSettings)
     + addressSets.map(TableEntry.addressSet) + addressSetMembers.map(TableEntry.addressSetMember)
     + rules.flatMap { [TableEntry.rule($0, hits: 0), .rule($0, hits: .max)] }
 }

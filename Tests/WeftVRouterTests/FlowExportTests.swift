@@ -72,6 +72,20 @@ struct FlowExportTests {
     let export = FlowExportConfiguration(selection: .all, sample: 7, rate: 9, updateSeconds: 3)
     _ = try agent.apply([.begin(generation: 1), .setFlowExport(export), .begin(generation: 2), .sweep(generation: 2)])
     #expect(try agent.dump(.flowExport).isEmpty)
+    var settings = FlowSettingsConfiguration(tcp: .strict)
+    settings[.udp] = 0
+    guard case .failure(let wrong)? = try agent.apply([.setFlowSettings(settings)]).first else {
+      Issue.record("a timeout of 0 is not refused")
+      return
+    }
+    #expect(wrong.code == .outOfRange && wrong.reason.contains("udp of 0 s"), "\(wrong)")
+    settings[.udp] = 7
+    _ = try agent.apply([.setFlowSettings(settings)])
+    #expect(try agent.dump(.flowSettings) == [.flowSettings(settings)])
+    let shown = try run(Self.weft, "settings", "--json", "--socket", sandbox.socket)
+    #expect(shown.output.contains("\"strict\"") && shown.output.contains("timeout udp"), "\(shown.output)")
+    _ = try agent.apply([.begin(generation: 3), .sweep(generation: 3)])
+    #expect(try agent.dump(.flowSettings).isEmpty)
     let observer = try RingClient.connect(path: sandbox.socket, role: .observer)
     guard case .failure(let refusal)? = try observer.apply([.setFlowExport(export)]).first else {
       Issue.record("an observer may not set it")

@@ -1,6 +1,6 @@
 import WeftRing
 
-// Flow export in TABLES.json: one setting.
+// What holds for all flows in TABLES.json: flow export and flow settings.
 
 extension TablesFileBuilder {
   mutating func readFlowExport(_ node: TablesFileNode) throws(TablesFileError) {
@@ -24,5 +24,27 @@ extension TablesFileBuilder {
       export.updateSeconds = try update.integer(0...FlowExportConfiguration.maximumUpdateSeconds)
     }
     add(.setFlowExport(export), node)
+  }
+
+  mutating func readFlowSettings(_ node: TablesFileNode) throws(TablesFileError) {
+    let object = try node.object(keys: ["tcp", "timeouts"])
+    var settings = FlowSettingsConfiguration()
+    if let tcp = object.optional("tcp") {
+      let name = try tcp.text()
+      guard let strictness = FlowSettingsConfiguration.TCPStrictness.allCases.first(where: { $0.name == name }) else {
+        throw tcp.fail("\"\(name)\" is none of \"liberal\", \"opened\" and \"strict\"")
+      }
+      settings.tcp = strictness
+    }
+    if let node = object.optional("timeouts") {
+      let kinds = FlowSettingsConfiguration.Timeout.allCases
+      let timeouts = try node.object(keys: kinds.map(\.name))
+      for kind in kinds {
+        if let value = timeouts.optional(kind.name) {
+          settings[kind] = try value.integer(1...FlowSettingsConfiguration.maximumTimeout)
+        }
+      }
+    }
+    add(.setFlowSettings(settings), node)
   }
 }
