@@ -250,9 +250,9 @@ extension Command {
               bytes: try r.octets("bytes", count: Int(try r.get("byte count", as: UInt16.self))))
           case .startCapture: .startCapture(try r.capture())
           case .setFlowExport: .setFlowExport(try r.flag("is set") ? try r.flowExport() : nil)
-              case .watchFlows: .watchFlows
+          case .watchFlows: .watchFlows
           case .setFlowSettings: .setFlowSettings(try r.flag("is set") ? try r.flowSettings() : nil)
-              case .stopCapture: .stopCapture(id: try r.get("capture id"))
+          case .stopCapture: .stopCapture(id: try r.get("capture id"))
           case .trace: .trace(interface: try r.get("interface id"), length: try r.get("frame length"))
           }
         })
