@@ -16,6 +16,9 @@ from test_decapsulate import test_fragments as test_fragments_from_a_tunnel  # n
 from test_decapsulate import test_tcp_segments_come_out_as_they_came  # noqa: F401
 from test_encapsulate import test_fragments_take_one_path, test_source_port_tells_flows_apart  # noqa: F401
 from test_errors import *  # noqa: F401, F403
+from test_flow_export import test_a_flow_from_beginning_to_end, test_how_connections_end  # noqa: F401
+from test_flow_export import test_those_that_a_rule_logs, test_translation_shows_in_answers  # noqa: F401
+from test_flow_settings import test_connections, test_timeouts  # noqa: F401
 from test_links import test_flows_are_divided, test_local_members  # noqa: F401
 from test_local import *  # noqa: F401, F403
 from test_mirror import *  # noqa: F401, F403
