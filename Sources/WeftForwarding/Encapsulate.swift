@@ -8,7 +8,7 @@ extension PacketPath {
   ) {
     setOuterMarks(&packet, nexthop, interface)
     let first = tx.count
-    defer { departed(since: first, nexthop.entry.interface, interface) }
+    defer { departed(packet, since: first, nexthop.entry.interface, interface) }
     let isSuper = packet.gso != VirtioNetHeader.gsoNone
     let segmentLength = isSuper ? packet.payload + packet.gsoBytes : packet.ipLength
     // MPLS of a bridge carries an Ethernet header, which the nexthop's MTU does not know of.

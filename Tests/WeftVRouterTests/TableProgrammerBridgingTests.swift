@@ -131,7 +131,7 @@ private struct Fixture {
     }
     #expect(find(1, 0x8100, 100, 0) == 6 && find(1, 0x88A8, 100, 7) == 7)
     #expect(find(1, 0x88A8, 100, 0) == 0 && find(1, 0x8100, 100, 7) == 0 && find(2, 0x8100, 100, 0) == 0)
-    #expect(fixture.memory.reader.interface(1)?.entry.hasSubinterfaces == true)
+    #expect(fixture.memory.reader.interface(1)?.entry.takesTags == true)
     #expect(fixture.memory.reader.interface(5)?.entry.isPlain == false)
     // Another VLAN: the first one is free.
     try fixture.apply(fixture.vlan(5, VLANConfiguration(parent: 1, outer: 101)))
@@ -140,7 +140,7 @@ private struct Fixture {
     #expect(find(1, 0x8100, 100, 0) == 8)
     try fixture.apply(.removeInterface(id: 5), .removeInterface(id: 6), .removeInterface(id: 7))
     #expect(find(1, 0x8100, 100, 0) == 0 && find(1, 0x8100, 101, 0) == 0 && find(1, 0x88A8, 100, 7) == 0)
-    #expect(fixture.memory.reader.interface(1)?.entry.hasSubinterfaces == false)
+    #expect(fixture.memory.reader.interface(1)?.entry.takesTags == false)
   }
 
   @Test func keepTheirParent() throws {
@@ -149,7 +149,7 @@ private struct Fixture {
     #expect(fixture.refusal(.removeInterface(id: 1)) == .inUse)
     // Set again, with other flags: its VLANs are still its.
     try fixture.apply(.setInterface(fixture.pod(1, .usual)))
-    #expect(fixture.memory.reader.interface(1)?.entry.hasSubinterfaces == true)
+    #expect(fixture.memory.reader.interface(1)?.entry.takesTags == true)
     #expect(fixture.refusal(.removeInterface(id: 1)) == .inUse)
     try fixture.apply(.removeInterface(id: 5), .removeInterface(id: 1))
   }
