@@ -6,6 +6,7 @@ extension PacketPath {
   mutating func encapsulate(
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
+    guard packet.next == Packet.none else { return encapsulateMerged(packet, nexthop, interface) }
     setOuterMarks(&packet, nexthop, interface)
     let first = tx.count
     defer { departed(packet, since: first, nexthop.entry.interface, interface) }
@@ -24,6 +25,28 @@ extension PacketPath {
       encapsulateSegments(&packet, nexthop, interface)
     } else {
       encapsulateWhole(&packet, nexthop, interface)
+    }
+  }
+
+  /// Segments that were merged, of a flood from one tunnel into another: as they came.
+  @inline(never)
+  private mutating func encapsulateMerged(
+    _ packet: Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    let batch = batch
+    var segment = packet
+    segment.segments = 1
+    var next = packet.next
+    segment.next = Packet.none
+    segment.last = Packet.none
+    encapsulate(&segment, nexthop, interface)
+    while next != Packet.none {
+      let other = batch[Int(next)]
+      segment.verdict = packet.verdict
+      segment.ip = other.ip
+      segment.ipLength = other.ipLength
+      encapsulate(&segment, nexthop, interface)
+      next = other.next
     }
   }
 

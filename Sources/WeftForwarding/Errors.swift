@@ -63,15 +63,17 @@ extension PacketPath {
     guard let source = tables.gateways.nearest(vrf: vrf, to: target) else { return }
     // RFC 1812 section 4.3.2.3: as much as possible, 576 bytes in all; RFC 4443 section 2.4 (c): 1280.
     let header = packet.isV4 ? IPv4.minimumBytes : IPv6.bytes
-    let quoted = min(packet.ipLength, (packet.isV4 ? 576 : 1280) - header - ICMP.minimumBytes)
+    // Of a super-frame its first segment, as it would have been on a wire.
+    let isSuper = packet.gso != VirtioNetHeader.gsoNone
+    let sent = isSuper ? min(packet.ipLength, packet.payload + packet.gsoBytes) : packet.ipLength
+    let quoted = min(sent, (packet.isV4 ? 576 : 1280) - header - ICMP.minimumBytes)
     guard let frame = makeRoom(header + ICMP.minimumBytes + quoted) else { return }
     let ip = frame.advanced(Ethernet.bytes)
     let message = ip.advanced(header)
     let copy = message.advanced(ICMP.minimumBytes)
     copy.copy(from: packet.ip, count: quoted)
-    if packet.gso != VirtioNetHeader.gsoNone {
-      // As its first segment would have been on a wire.
-      setIPLength(copy, packet, min(packet.ipLength, packet.payload + packet.gsoBytes))
+    if isSuper {
+      if packet.payload <= quoted { _ = writeSegmentHeaders(copy, packet, 0) } else { setIPLength(copy, packet, sent) }
     }
     let length = ICMP.minimumBytes + quoted
     message.set32(4, 0)

@@ -70,11 +70,16 @@ extension PacketPath {
   }
 
   /// How many packets a super-frame of a pod will be on a wire, before its headers have been looked at: what counters
-  /// of received packets say. `parse` finds the exact number.
+  /// of received packets say. Where its virtio-net header is right, the number that `parse` finds.
   private static func estimatedSegments(_ packet: Packet) -> Int {
     guard packet.gsoBytes > 0 else { return 1 }
     let isV6 = packet.gso == VirtioNetHeader.gsoTCPv6 || packet.etherType == Ethernet.ipv6
-    let headers = (isV6 ? IPv6.bytes : IPv4.minimumBytes) + TCP.minimumBytes
+    var headers = (isV6 ? IPv6.bytes : IPv4.minimumBytes) + TCP.minimumBytes
+    let start = packet.checksumStart
+    if packet.needsChecksum, start >= IPv4.minimumBytes, start + TCP.minimumBytes <= packet.available {
+      let transport = packet.ip.advanced(start)
+      headers = start + (packet.gso == VirtioNetHeader.gsoUDP ? UDP.bytes : TCP.headerBytes(transport))
+    }
     return max(1, (packet.available - headers + packet.gsoBytes - 1) / packet.gsoBytes)
   }
 }
