@@ -28,7 +28,10 @@ extension PacketPath {
   /// an ICMP error.
   mutating func reject(_ packet: inout Packet, _ reason: DropReason, _ complaint: Complaint = .prohibited) {
     guard packet.proto == IPProtocol.tcp, !packet.isFragment else { return refuse(&packet, reason, complaint) }
-    if !packet.isOwn, packet.link != .group { reset(packet) }
+    if !packet.isOwn, packet.link != .group {
+      undoTranslation(&packet)
+      reset(packet)
+    }
     drop(&packet, reason)
   }
 
@@ -49,7 +52,12 @@ extension PacketPath {
   }
 
   /// What is quoted is what the sender sent.
-  private mutating func undoTranslation(_ packet: inout Packet) {
+  mutating func undoTranslation(_ packet: inout Packet) {
+    if let original = untranslated {
+      rewrite(&packet, to: original)
+      packet.verdict = .forward
+      return
+    }
     guard packet.flow != FlowTable.none, flows[packet.flow].flags.contains(.nat) else { return }
     let original = flows[packet.flow].key
     guard original != packet.key else { return }

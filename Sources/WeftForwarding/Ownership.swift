@@ -278,7 +278,7 @@ private struct OuterLengths {
 
   init?(_ frame: RxFrame) {
     var type = Ethernet.type
-    while frame.bytes.u16(type) == Ethernet.vlan || frame.bytes.u16(type) == Ethernet.serviceVLAN {
+    while Ethernet.isTag(frame.bytes.u16(type)) {
       type &+= 4
       guard type &+ 2 &+ IPv6.bytes &+ UDP.bytes <= frame.length else { return nil }
     }

@@ -54,6 +54,9 @@ import WeftWire
   var traces = TraceBuffer()
   /// Who wants copies of frames.
   var captures = CaptureTaps()
+  /// While a translated packet is routed that gets no flow, since it goes nowhere or is for the router itself: the key that
+  /// it came with. What is answered or said about it, is as if it had not been translated.
+  var untranslated: FlowKey?
   /// When this batch came, CLOCK_MONOTONIC in ns.
   var clock: UInt64 = 0
   /// This worker's counters of mirrors (`Tables.mirrors`).

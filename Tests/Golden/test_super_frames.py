@@ -217,14 +217,39 @@ def test_time_exceeded(replay, family, kind):
 @families
 @tunnels
 def test_outer_fragments(replay, family, tunnel):
-    """A super-frame does not go in outer fragments: it is told what fits, as is each of its segments beyond 1280 bytes;
-    single packets with unfinished checksums do."""
+    """A packet with an unfinished checksum goes in outer fragments where the tunnel allows that. Of a super-frame whose
+    segments do not fit its sender is told, as it can make smaller ones; one whose segments fit goes."""
     document = weft.tables(mtu=1000)
     for nexthop in document["nexthops"]:
         if nexthop["action"] == "tunnel":
             nexthop["fragment"] = True
-    whole, _ = pair(family, "udp", 1000, destination=weft.behind(family, tunnel))
-    check(replay, "a", "fabric", [weft.routed("a", whole)], [weft.routed("a", whole)], document)
+    far = weft.behind(family, tunnel)
+    whole, _ = pair(family, "udp", 1000, destination=far)
+    plain = check(replay, "a", "fabric", [weft.routed("a", whole)], [weft.routed("a", whole)], document)
+    assert len(plain.frames("fabric")) == 2
+    for kind in ("udp", "tcp"):
+        whole, _ = pair(family, kind, 3000, destination=far, flags="A")
+        run = replay({"a": [weft.routed("a", whole)]}, document, super_frames={"a": SIZE, "fabric": SIZE})
+        assert run.drops == {"mtu_exceeded": 3} and len(run.frames("a")) == 1
+        whole, parts = pair(family, kind, 3000, size=800, destination=far, flags="A")
+        plain = replay({"a": together([weft.routed("a", each) for each in parts])}, document)
+        run = replay({"a": [weft.routed("a", whole)]}, document, super_frames={"a": 800, "fabric": 800})
+        assert len(run.frames("fabric")) == len(plain.frames("fabric")) == 4
+        for one, other in zip(run.frames("fabric"), plain.frames("fabric"), strict=True):
+            assert without_numbers(one) == without_numbers(other)
+
+
+def without_numbers(frame):
+    """A tunnel packet without DF: its identification and its checksums, which were checked, left out."""
+    packet = Ether(frame)
+    if isinstance(packet[1], IP):
+        given = packet[1].chksum
+        del packet[1].chksum
+        assert Ether(bytes(packet))[1].chksum == given
+        frame = frame[:18] + b"\0\0" + frame[20:24] + b"\0\0" + frame[26:]
+        if packet[1].proto == 17:
+            frame = frame[:40] + b"\0\0" + frame[42:]
+    return frame
 
 
 # --- rewritten, metered, tagged
