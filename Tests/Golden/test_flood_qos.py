@@ -102,6 +102,19 @@ def test_yellow(replay, family):
 
 
 @families
+@pytest.mark.parametrize("size", [4, 900])
+def test_mirrors_see_the_copy(replay, family, size):
+    """A mirror of what leaves gets what leaves, marked; a mirror of what comes in what came in."""
+    rows = document(a={"qos-classifier": 1}, b={"qos-marks": 2}, fabric={"qos-marks": 1})
+    rows["mirrors"] = [{"id": 1, "interface": weft.ENCAP["d"]}, {"id": 2, "interface": weft.ENCAP["c"]}]
+    rows["interface-mirrors"] = [{"interface": weft.ENCAP["b"], "egress": 1}, {"interface": weft.ENCAP["a"], "ingress": 2}]
+    one = frame(family, size=size)
+    run = replay({"a": [(1, one), (1, one)]}, rows)
+    assert run.frames("d") == run.frames("b") == [with_dscp(one, 10)] * 2
+    assert run.frames("c") == run.frames("e") == [bytes(one)] * 2
+
+
+@families
 def test_from_another_node(replay, family):
     one = frame(family, mac=weft.REMOTE_POD)
     rows = document(fabric={"qos-classifier": 1}, b={"qos-marks": 2}, e={"egress-policer": 1})

@@ -398,6 +398,22 @@ def test_floods(replay, family, kind, cut):
         assert by_node(run.frames("fabric")) == by_node(plain.frames("fabric"))
 
 
+@families
+@kinds
+@tunnels
+def test_floods_into_every_tunnel(replay, family, kind, tunnel):
+    """MPLS carries the Ethernet header too; every segment has it."""
+    document = test_flood.tables([test_flood.far(weft.TUNNEL[tunnel], 300)], flags=["flood-unknown"], groups=False)
+    document["qos-marks"] = [{"id": 1, "classes": [{"class": 0, "dscp": 34, "outer-dscp": 12, "exp": 3}]}]
+    document["interfaces"][0]["qos-marks"] = 1
+    whole, parts = pair(family, kind, flags="A")
+
+    def frame(packet):
+        return Ether(src=weft.MAC["a"], dst="02:00:00:00:09:09") / packet
+    plain = check(replay, "a", "fabric", [frame(whole)], [frame(each) for each in parts], document)
+    assert len(plain.frames("fabric")) == 5
+
+
 # --- the option
 
 

@@ -163,12 +163,13 @@ private struct Fixture {
   }
 
   /// What the kernel lets go beyond the device's MTU of 1500: one tag of type 0x8100.
-  @Test(arguments: [
-    (VLANConfiguration(parent: 1, outer: 100), 1500), (VLANConfiguration(parent: 1, outer: 100, inner: 7), 1496),
-    (VLANConfiguration(parent: 1, proto: 0x88A8, outer: 100), 1496),
-    (VLANConfiguration(parent: 1, proto: 0x88A8, outer: 100, inner: 7), 1492),
-    (VLANConfiguration(parent: 1, proto: 0x9100, outer: 100, inner: 7), 1492),
-  ] as [(VLANConfiguration, UInt16)])
+  @Test(
+    arguments: [
+      (VLANConfiguration(parent: 1, outer: 100), 1500), (VLANConfiguration(parent: 1, outer: 100, inner: 7), 1496),
+      (VLANConfiguration(parent: 1, proto: 0x88A8, outer: 100), 1496),
+      (VLANConfiguration(parent: 1, proto: 0x88A8, outer: 100, inner: 7), 1492),
+      (VLANConfiguration(parent: 1, proto: 0x9100, outer: 100, inner: 7), 1492),
+    ] as [(VLANConfiguration, UInt16)])
   func fitTheirParentsMTU(_ vlan: VLANConfiguration, most: UInt16) throws {
     let fixture = try Fixture()
     func inForce() -> [UInt16?] {
