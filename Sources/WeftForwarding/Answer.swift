@@ -131,6 +131,8 @@ extension PacketPath {
       }
       return drop(&packet, .noService)
     }
+    // From the address that was asked.
+    undoTranslation(&packet)
     if packet.needsChecksum { finishChecksum(&packet) }
     let ip = packet.ip
     let asker: IPAddress

@@ -85,7 +85,7 @@ extension PacketPath {
       if let translated {
         guard let found = self.target(of: translated.key, flow: FlowTable.none, hash: packet.hash) else {
           nat.release(translated.reference)
-          return rewrite(&packet, to: translated.key)
+          return routeWithoutFlow(&packet, to: translated.key)
         }
         target = found
       } else {
@@ -157,6 +157,14 @@ extension PacketPath {
       return
     }
     drop(&packet, .natExhausted)
+  }
+
+  /// A translated packet that has no flow: routing says what becomes of it.
+  private mutating func routeWithoutFlow(_ packet: inout Packet, to key: FlowKey) {
+    untranslated = packet.key
+    rewrite(&packet, to: key)
+    if packet.verdict == .forward { route(&packet) }
+    untranslated = nil
   }
 
   /// So many ports are tried for a flow whose answers could be taken for another's.

@@ -7,11 +7,11 @@ extension PacketPath {
   mutating func decapsulate(
     _ frames: RxFrames, from first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
-    let hasSubinterfaces = interface.entry.hasSubinterfaces
+    let takesTags = interface.entry.takesTags
     learnsRemote = interface.entry.conditions.contains(.learned)
     for index in first..<frames.count {
       let frame = frames[index]
-      if hasSubinterfaces, frame.length >= Ethernet.bytes, Ethernet.isTag(frame.bytes.u16(Ethernet.type)) {
+      if takesTags, frame.length >= Ethernet.bytes, Ethernet.isTag(frame.bytes.u16(Ethernet.type)) {
         decapsulateTagged(frame, index, id, interface)
       } else {
         decapsulate(frame, id, interface)
@@ -62,6 +62,7 @@ extension PacketPath {
       guard let other = tables.interface(number), other.entry.isFabric else {
         return receive(frame, subinterface: number, parent: id)
       }
+      ask(other)
       if other.entry.isWatched { arrived(frame, number, other) }
       decapsulate(frame, number, other)
     case .dropped(let reason): dropFrame(tagged, reason, id)
@@ -84,6 +85,7 @@ extension PacketPath {
       ethernet: ethernet, ip: ethernet.advanced(Ethernet.bytes), available: inner - Ethernet.bytes,
       interface: interface, hasEthernet: true, outerECN: outer.ecn)
     packet.outer = whole.bytes
+    packet.priority = whole.priority
     packet.vni = at.u32(4) >> 8
     classify(&packet)
     enter(packet, nexthop: number - 1, frame, offset + VXLAN.bytes + Ethernet.bytes, outer)
@@ -108,11 +110,13 @@ extension PacketPath {
         ethernet: ip, ip: ip.advanced(Ethernet.bytes), available: inner - Ethernet.bytes, interface: interface,
         hasEthernet: true, outerECN: outer.ecn)
       packet.outer = whole.bytes
+      packet.priority = whole.priority
       classify(&packet)
       return enter(packet, nexthop: number - 1, frame, offset + MPLS.bytes + Ethernet.bytes, outer)
     }
     var packet = Packet(
       ethernet: ip, ip: ip, available: inner, interface: interface, hasEthernet: false, outerECN: outer.ecn)
+    packet.priority = whole.priority
     packet.exp = UInt8(truncatingIfNeeded: entry >> 9) & 7
     // No Ethernet header says what it is; the first four bits do (RFC 3032 section 3.6 leaves it to the label).
     packet.etherType = ip.u8(0) >> 4 == 4 ? Ethernet.ipv4 : ip.u8(0) >> 4 == 6 ? Ethernet.ipv6 : 0

@@ -8,7 +8,7 @@ extension PacketPath {
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
     let first = tx.count
-    defer { departed(since: first, nexthop.entry.interface, interface) }
+    defer { departed(packet, since: first, nexthop.entry.interface, interface) }
     let segmentLength = packet.gso == VirtioNetHeader.gsoNone ? packet.ipLength : packet.payload + packet.gsoBytes
     guard segmentLength <= Int(interface.entry.mtu) else {
       return refuse(&packet, .mtuExceeded, .tooBig(mtu: Int(interface.entry.mtu)))

@@ -6,9 +6,10 @@ extension PacketPath {
   mutating func encapsulate(
     _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
   ) {
+    guard packet.next == Packet.none else { return encapsulateMerged(packet, nexthop, interface) }
     setOuterMarks(&packet, nexthop, interface)
     let first = tx.count
-    defer { departed(since: first, nexthop.entry.interface, interface) }
+    defer { departed(packet, since: first, nexthop.entry.interface, interface) }
     let isSuper = packet.gso != VirtioNetHeader.gsoNone
     let segmentLength = isSuper ? packet.payload + packet.gsoBytes : packet.ipLength
     // MPLS of a bridge carries an Ethernet header, which the nexthop's MTU does not know of.
@@ -24,6 +25,28 @@ extension PacketPath {
       encapsulateSegments(&packet, nexthop, interface)
     } else {
       encapsulateWhole(&packet, nexthop, interface)
+    }
+  }
+
+  /// Segments that were merged, of a flood from one tunnel into another: as they came.
+  @inline(never)
+  private mutating func encapsulateMerged(
+    _ packet: Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    let batch = batch
+    var segment = packet
+    segment.segments = 1
+    var next = packet.next
+    segment.next = Packet.none
+    segment.last = Packet.none
+    encapsulate(&segment, nexthop, interface)
+    while next != Packet.none {
+      let other = batch[Int(next)]
+      segment.verdict = packet.verdict
+      segment.ip = other.ip
+      segment.ipLength = other.ipLength
+      encapsulate(&segment, nexthop, interface)
+      next = other.next
     }
   }
 

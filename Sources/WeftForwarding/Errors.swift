@@ -28,7 +28,10 @@ extension PacketPath {
   /// an ICMP error.
   mutating func reject(_ packet: inout Packet, _ reason: DropReason, _ complaint: Complaint = .prohibited) {
     guard packet.proto == IPProtocol.tcp, !packet.isFragment else { return refuse(&packet, reason, complaint) }
-    if !packet.isOwn, packet.link != .group { reset(packet) }
+    if !packet.isOwn, packet.link != .group {
+      undoTranslation(&packet)
+      reset(packet)
+    }
     drop(&packet, reason)
   }
 
@@ -49,7 +52,12 @@ extension PacketPath {
   }
 
   /// What is quoted is what the sender sent.
-  private mutating func undoTranslation(_ packet: inout Packet) {
+  mutating func undoTranslation(_ packet: inout Packet) {
+    if let original = untranslated {
+      rewrite(&packet, to: original)
+      packet.verdict = .forward
+      return
+    }
     guard packet.flow != FlowTable.none, flows[packet.flow].flags.contains(.nat) else { return }
     let original = flows[packet.flow].key
     guard original != packet.key else { return }
@@ -63,15 +71,17 @@ extension PacketPath {
     guard let source = tables.gateways.nearest(vrf: vrf, to: target) else { return }
     // RFC 1812 section 4.3.2.3: as much as possible, 576 bytes in all; RFC 4443 section 2.4 (c): 1280.
     let header = packet.isV4 ? IPv4.minimumBytes : IPv6.bytes
-    let quoted = min(packet.ipLength, (packet.isV4 ? 576 : 1280) - header - ICMP.minimumBytes)
+    // Of a super-frame its first segment, as it would have been on a wire.
+    let isSuper = packet.gso != VirtioNetHeader.gsoNone
+    let sent = isSuper ? min(packet.ipLength, packet.payload + packet.gsoBytes) : packet.ipLength
+    let quoted = min(sent, (packet.isV4 ? 576 : 1280) - header - ICMP.minimumBytes)
     guard let frame = makeRoom(header + ICMP.minimumBytes + quoted) else { return }
     let ip = frame.advanced(Ethernet.bytes)
     let message = ip.advanced(header)
     let copy = message.advanced(ICMP.minimumBytes)
     copy.copy(from: packet.ip, count: quoted)
-    if packet.gso != VirtioNetHeader.gsoNone {
-      // As its first segment would have been on a wire.
-      setIPLength(copy, packet, min(packet.ipLength, packet.payload + packet.gsoBytes))
+    if isSuper {
+      if packet.payload <= quoted { _ = writeSegmentHeaders(copy, packet, 0) } else { setIPLength(copy, packet, sent) }
     }
     let length = ICMP.minimumBytes + quoted
     message.set32(4, 0)

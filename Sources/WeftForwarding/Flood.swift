@@ -87,6 +87,10 @@ extension PacketPath {
   /// What is found out before the first copy is made.
   private struct Plan {
     var copies = 0
+    /// Of them, those that interfaces may mark or police, while they are made those that are still to be; and the frames
+    /// of these that point at the packet's headers.
+    var changed = 0
+    var ownFrames = 0
     var visits = 0
     /// From the fabric: where the packet was sent from, and the split-horizon group of the tunnel from there.
     var remote = IPAddress(high: 0, low: 0)
@@ -115,7 +119,13 @@ extension PacketPath {
     let headers = VirtioNetHeader.bytes + Self.outerRoom + Ethernet.bytes + 32
     let pieces = 2 &* segments &+ 2 &* Self.mostFragments(packet) &+ 2
     let bytes = segments &* (headers &+ packet.payload &+ 16) &+ Self.mostFragments(packet) &* 128
-    guard tx.hasRoom(pieces: plan.copies &* pieces, bytes: plan.copies &* bytes) else {
+    // Of one that is marked or cut the frames get bytes of their own.
+    let ownPieces = plan.ownFrames &* 3
+    let ownBytes = plan.ownFrames &* (max(packet.payload, SavedHeaders.markedBytes) &+ 8)
+    guard
+      tx.hasRoom(
+        pieces: plan.copies &* pieces, bytes: plan.copies &* bytes &+ ownBytes, otherPieces: ownPieces)
+    else {
       return drop(&packet, .replicationFull, packets: plan.copies &* segments)
     }
     // Here, since all copies share what the checksum stands in. A super-frame's segments get their own.
@@ -156,19 +166,71 @@ extension PacketPath {
         }
       default: continue
       }
+      let isChanged = interface.entry.remark | interface.entry.egressPolicer != 0 && !packet.isOwn
       if !sends {
         plan.copies &+= 1
+        if isChanged {
+          plan.changed &+= 1
+          plan.ownFrames &+= packet.segments &+ (nexthop.entry.fragments ? Self.mostFragments(packet) : 0)
+        }
         continue
       }
       var copy = packet
       copy.path = replica.path
-      if nexthop.entry.kind == .encap {
-        deliver(&copy, nexthop, interface)
-      } else if nexthop.entry.isResolved {
-        encapsulate(&copy, nexthop, interface)
+      if isChanged {
+        plan.changed &-= 1
+        sendChanged(&copy, packet, nexthop, interface, following: plan.changed)
       } else {
-        drop(&copy, .nexthopUnresolved)
+        send(&copy, nexthop, interface)
       }
+    }
+  }
+
+  @inline(__always)
+  private mutating func send(
+    _ copy: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>
+  ) {
+    if nexthop.entry.kind == .encap {
+      deliver(&copy, nexthop, interface)
+    } else if nexthop.entry.isResolved {
+      encapsulate(&copy, nexthop, interface)
+    } else {
+      drop(&copy, .nexthopUnresolved)
+    }
+  }
+
+  /// A copy by an interface with marks or a policer: it is marked and cut where it is, its frames take what that changed
+  /// for themselves (`Packet.ownBytes`), and the packet becomes again what it was.
+  @inline(never)
+  private mutating func sendChanged(
+    _ copy: inout Packet, _ packet: Packet, _ nexthop: EntryReference<NexthopEntry>,
+    _ interface: EntryReference<InterfaceEntry>, following: Int
+  ) {
+    let saved = SavedHeaders(packet)
+    if interface.entry.remark != 0 { remark(&copy, by: interface.entry.remark) }
+    var cut = Packet.none
+    if interface.entry.egressPolicer != 0 {
+      cut = policeEgress(&copy, nexthop, interface, following: following)
+    }
+    if copy.segments != packet.segments {
+      copy.ownBytes = UInt16(truncatingIfNeeded: packet.payload)
+    } else if copy.trafficClass != packet.trafficClass {
+      copy.ownBytes = UInt16(truncatingIfNeeded: SavedHeaders.markedBytes)
+    }
+    if copy.verdict == .flood { send(&copy, nexthop, interface) }
+    guard copy.ownBytes > 0 else { return }
+    saved.restore(packet)
+    let batch = batch
+    // What was merged with it.
+    if cut != Packet.none, copy.last != Packet.none { batch[Int(copy.last)].next = cut }
+    var next = packet.next
+    while next != Packet.none {
+      let number = Int(next)
+      if batch[number].trafficClass != packet.trafficClass {
+        Self.setTrafficClass(batch[number], packet.trafficClass)
+        batch[number].trafficClass = packet.trafficClass
+      }
+      next = batch[number].next
     }
   }
 
@@ -188,5 +250,43 @@ extension PacketPath {
       }
     }
     return nil
+  }
+}
+
+/// What marks and policers change in a packet's headers: DS field, lengths, checksums, TCP's flags.
+private struct SavedHeaders {
+  /// A mark changes nothing beyond these bytes of an IP header: IPv4's checksum is the last of it.
+  static let markedBytes = 12
+
+  private let start: UInt64
+  private let next: UInt32
+  private let flags: UInt8
+  private let length: UInt16
+  private let checksum: UInt16
+
+  /// Of a packet that `parse` has read; one that is not IP is never changed.
+  init(_ packet: Packet) {
+    let isIP = packet.ipLength >= Self.markedBytes
+    start = isIP ? packet.ip.u64(0) : 0
+    next = isIP ? packet.ip.u32(8) : 0
+    let header = packet.transportHeader
+    let isSuper = packet.gso != VirtioNetHeader.gsoNone
+    flags = isSuper && packet.proto == IPProtocol.tcp ? header.u8(13) : 0
+    length = isSuper && packet.proto == IPProtocol.udp ? header.u16(4) : 0
+    checksum = isSuper ? header.u16(packet.proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum) : 0
+  }
+
+  func restore(_ packet: Packet) {
+    packet.ip.set64(0, start)
+    packet.ip.set32(8, next)
+    guard packet.gso != VirtioNetHeader.gsoNone else { return }
+    let header = packet.transportHeader
+    if packet.proto == IPProtocol.tcp {
+      header.set8(13, flags)
+      header.set16(TCP.checksum, checksum)
+    } else {
+      header.set16(4, length)
+      header.set16(UDP.checksum, checksum)
+    }
   }
 }

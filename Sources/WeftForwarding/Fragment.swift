@@ -49,18 +49,16 @@ extension PacketPath {
       let bytes = min(limit, total - offset)
       let isLast = offset + bytes == total
       let mark = tx.pieceMark
-      let head = tx.headers(fixed)
+      // The first has what stands before the packet in one piece with its own headers.
+      let before = offset == 0 ? header + shim : 0
+      let head = tx.headers(fixed + before)
       VirtioNetHeader().write(head)
       let frame = head.advanced(VirtioNetHeader.bytes)
       frame.copy(from: outer, count: Ethernet.bytes + outerIP)
       writeFragment(frame.advanced(Ethernet.bytes), isV4: isV4, offset: offset, bytes: bytes, isLast: isLast)
-      tx.piece(head, count: fixed)
-      if offset == 0 {
-        tx.piece(headers, count: header + shim)
-        tx.piece(packet.ip, count: bytes - header - shim)
-      } else {
-        tx.piece(packet.ip.advanced(offset - header - shim), count: bytes)
-      }
+      frame.advanced(fixed - VirtioNetHeader.bytes).copy(from: headers, count: before)
+      tx.piece(head, count: fixed + before)
+      tx.piece(packet.ip.advanced(max(0, offset - header - shim)), count: bytes - before)
       tx.finish(
         from: mark, length: fixed - VirtioNetHeader.bytes + bytes, packets: 1, interface: nexthop.entry.interface)
       offset += bytes

@@ -48,6 +48,7 @@ enum HandOverKind: UInt8 {
 ///     0       4      bytes of record, header and rounding included
 ///     4       1      kind
 ///     5       1      marks
+///     6       1      priority of the tag that has been taken off (`RxFrame.priority`)
 ///     8       4      interface, or a redirect's number
 ///     12      4      source port 16, destination port 16, from the top
 ///     16      4      bytes of frame
@@ -160,9 +161,11 @@ enum HandOverKind: UInt8 {
     var ports: UInt32 { unsafe at.load(fromByteOffset: 12, as: UInt32.self) }
     var key: FlowKey { unsafe at.load(fromByteOffset: HandOverRing.headerBytes, as: FlowKey.self) }
     var frame: RxFrame {
-      unsafe RxFrame(
+      var frame = unsafe RxFrame(
         bytes: Bytes(at + HandOverRing.headerBytes), length: Int(at.load(fromByteOffset: 16, as: UInt32.self)),
         virtio: VirtioNetHeader(reading: Bytes(at + 20)))
+      frame.priority = unsafe at.load(fromByteOffset: 6, as: UInt8.self)
+      return frame
     }
   }
 

@@ -236,7 +236,7 @@ extension PacketPath {
     guard
       let place = sharing.give(
         worker, marks, interface: sharing.interface(Int(packet.frame)), ports: ports, virtio: virtio,
-        bytes: outer.headers &+ segment.bytes)
+        priority: frame.priority, bytes: outer.headers &+ segment.bytes)
     else { return false }
     place.copy(from: frame.bytes, count: outer.headers)
     place.advanced(outer.headers).copy(from: frame.bytes.advanced(segment.offset), count: segment.bytes)
@@ -249,7 +249,8 @@ extension PacketPath {
     let frame = sharing.frames[index]
     guard
       let place = sharing.give(
-        worker, marks, interface: sharing.interface(index), ports: ports, virtio: frame.virtio, bytes: frame.length)
+        worker, marks, interface: sharing.interface(index), ports: ports, virtio: frame.virtio,
+        priority: frame.priority, bytes: frame.length)
     else { return false }
     place.copy(from: frame.bytes, count: frame.length)
     return true
@@ -277,7 +278,7 @@ private struct OuterLengths {
 
   init?(_ frame: RxFrame) {
     var type = Ethernet.type
-    while frame.bytes.u16(type) == Ethernet.vlan || frame.bytes.u16(type) == Ethernet.serviceVLAN {
+    while Ethernet.isTag(frame.bytes.u16(type)) {
       type &+= 4
       guard type &+ 2 &+ IPv6.bytes &+ UDP.bytes <= frame.length else { return nil }
     }

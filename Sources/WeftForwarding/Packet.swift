@@ -67,15 +67,18 @@ enum LinkDestination: UInt8 {
   /// `path` has been checked: it leads out.
   var isReady = false
   var outerECN: UInt8 = 0
-  /// What it came with: the tunnel's DSCP, the label's traffic class and the VLAN tag's priority, `noMark` without.
+  /// What it came with: the tunnel's DSCP, the label's traffic class (`noMark` without), and the VLAN tag's priority and
+  /// drop eligibility (`RxFrame.priority`).
   var outerDSCP: UInt8 = 0
   var exp: UInt8 = noMark
-  var pcp: UInt8 = noMark
+  var priority = RxFrame.untagged
   /// 0 to 15.
   var forwardingClass: UInt8 = 0
   /// What the tunnel that it leaves by gets: DS field and ECN, and the label's traffic class.
   var outerTrafficClass: UInt8 = 0
   var outerEXP: UInt8 = 0
+  /// Of a flood's copy that differs from others: so many bytes of IP packet, from its start, are for its frames alone.
+  var ownBytes: UInt16 = 0
   /// Bytes of frame before the IP packet, of each segment: what policers count beside it.
   var overhead = UInt16(Ethernet.bytes)
 
@@ -157,6 +160,10 @@ enum LinkDestination: UInt8 {
   }
 
   var transportHeader: Bytes { ip.advanced(transport) }
+
+  /// The priority code point of the tag that it came with, `noMark` without; and that may be dropped before others.
+  var pcp: UInt8 { priority == RxFrame.untagged ? noMark : priority >> 1 }
+  var isDropEligible: Bool { priority != RxFrame.untagged && priority & 1 != 0 }
 }
 
 /// The packets of one batch.

@@ -39,6 +39,9 @@ import WeftWire
   public var identification: UInt32 = 0
   /// An interface of this batch has the flag to clamp.
   var clamps = false
+  /// One has a classifier, a policer of what comes in.
+  var classifies = false
+  var polices = false
   /// Packets of this batch that come out of VXLAN may teach a VRF where their senders are.
   var learnsRemote = false
   /// Where this worker tells the control thread what it sees; nil where nobody listens.
@@ -53,6 +56,9 @@ import WeftWire
   var traces = TraceBuffer()
   /// Who wants copies of frames.
   var captures = CaptureTaps()
+  /// While a translated packet is routed that gets no flow, since it goes nowhere or is for the router itself: the key that
+  /// it came with. What is answered or said about it, is as if it had not been translated.
+  var untranslated: FlowKey?
   /// When this batch came, CLOCK_MONOTONIC in ns.
   var clock: UInt64 = 0
   /// This worker's counters of mirrors (`Tables.mirrors`).
@@ -108,7 +114,8 @@ import WeftWire
       for index in done..<frames.count { arrived(frames[index], id, interface) }
     }
     batch.removeAll()
-    clamps = interface.entry.clampsMSS
+    (clamps, classifies, polices) = (false, false, false)
+    ask(interface)
     if interface.entry.isFabric {
       decapsulate(frames, from: done, id, interface)
       note(.decapsulate)
@@ -117,11 +124,11 @@ import WeftWire
       note(.receive)
     }
     parse()
-    if interface.entry.classifier != 0 { classifyService(interface.entry.classifier) }
+    if classifies { classifyService() }
     note(.parse)
     if isShared { own(now) }
     if interface.entry.isFabric { coalesce() }
-    if interface.entry.ingressPolicer != 0 { policeIngress(interface.entry.ingressPolicer) }
+    if polices { policeIngress() }
     classify(now)
     note(.classify)
     if !tables.policy.hasNoActions { enact() }
@@ -131,6 +138,13 @@ import WeftWire
     note(.transmit)
     tag()
     policers.close()
+  }
+
+  /// Notes what an interface asks of the batch's packets: that of the port, and those of its VLANs as they appear.
+  @inline(__always) mutating func ask(_ interface: EntryReference<InterfaceEntry>) {
+    if interface.entry.clampsMSS { clamps = true }
+    if interface.entry.classifier != 0 { classifies = true }
+    if interface.entry.ingressPolicer != 0 { polices = true }
   }
 
   /// Ends a packet's way.
@@ -163,10 +177,14 @@ import WeftWire
     if interface.entry.mirrorIn != 0 { mirrorArrival(frame, interface) }
   }
 
-  /// Frames have been made for an interface, from `first` on: who wants to see what leaves by it does so here.
+  /// Frames have been made of a packet for an interface, from `first` on: their tags get their priority, and who wants to
+  /// see what leaves by it does so here.
   @inline(__always) mutating func departed(
-    since first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+    _ packet: Packet, since first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
+    // Before anything else points at its bytes too.
+    if packet.ownBytes > 0 { tx.own(Int(packet.ownBytes), since: first) }
+    if interface.entry.tagBytes > 0 { prioritize(packet, since: first, interface) }
     if interface.entry.isWatched { watchDepartures(since: first, id, interface) }
   }
 

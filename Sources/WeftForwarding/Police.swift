@@ -6,13 +6,28 @@ import WeftWire
 // super-frame of which not all conforms goes on with the segments that do.
 
 extension PacketPath {
-  /// What came in by an interface with a policer.
-  mutating func policeIngress(_ number: UInt32) {
+  /// What came in by interfaces with a policer.
+  mutating func policeIngress() {
     let batch = batch
     for index in 0..<batch.count where !batch[index].isOwn {
       guard batch[index].verdict == .forward || batch[index].verdict == .flood else { continue }
-      police(&batch[index], by: number, overhead: Int(batch[index].overhead), following: batch.count &- 1 &- index)
+      guard let interface = tables.interface(batch[index].interface), interface.entry.ingressPolicer != 0 else {
+        continue
+      }
+      police(
+        &batch[index], by: interface.entry.ingressPolicer, overhead: Int(batch[index].overhead),
+        following: batch.count &- 1 &- index)
     }
+  }
+
+  /// What is about to go out by an interface with a policer. Returns as `police` does.
+  @discardableResult mutating func policeEgress(
+    _ packet: inout Packet, _ nexthop: EntryReference<NexthopEntry>, _ interface: EntryReference<InterfaceEntry>,
+    following: Int
+  ) -> UInt32 {
+    let overhead =
+      nexthop.entry.kind == .encap ? Ethernet.bytes : nexthop.entry.outerBytes &+ Self.shimBytes(nexthop, packet)
+    return police(&packet, by: interface.entry.egressPolicer, overhead: overhead, following: following)
   }
 
   /// What rules say of the packets of the flows that they allow: policers, then marks.
@@ -37,14 +52,16 @@ extension PacketPath {
   }
 
   /// Meters a packet, and drops what violates. `overhead`: bytes of frame before the IP packet. `following`: packets of the
-  /// batch behind it.
-  mutating func police(_ packet: inout Packet, by number: UInt32, overhead: Int, following: Int) {
+  /// batch behind it. Returns what followed, in the batch, the last one of merged segments that goes on; `Packet.none` where
+  /// nothing has been cut off.
+  @discardableResult
+  mutating func police(_ packet: inout Packet, by number: UInt32, overhead: Int, following: Int) -> UInt32 {
     let policers = tables.policers
     guard packet.segments > 1 else {
       let color = color(by: number, packet.ipLength &+ overhead, packet, following)
-      if color == .red { return drop(&packet, .policed) }
+      if color == .red { drop(&packet, .policed) }
       if color == .yellow { markYellow(&packet, number) }
-      return
+      return Packet.none
     }
     var passed = 0
     var isYellow = false
@@ -63,16 +80,21 @@ extension PacketPath {
         bytes = segmentBytes(packet, passed)
       }
     }
+    var cut = Packet.none
     if passed < packet.segments {
       // The one that violated has been counted.
       let rest = packet.segments &- passed &- 1
       let left = restBytes(packet, after: passed &+ 1)
       self.policers.violate(policers, number, packets: rest, bytes: left &+ rest &* overhead)
-      guard passed > 0 else { return drop(&packet, .policed) }
+      guard passed > 0 else {
+        drop(&packet, .policed)
+        return Packet.none
+      }
       counters.dropped(.policed, packet.interface, packets: packet.segments &- passed)
-      shorten(&packet, to: passed)
+      cut = shorten(&packet, to: passed)
     }
     if isYellow { markYellow(&packet, number) }
+    return cut
   }
 
   @inline(__always)
@@ -81,7 +103,8 @@ extension PacketPath {
   ) -> PolicerColor {
     let color =
       policers.meter(
-        tables.policers, number, bytes: bytes, dscp: packet.trafficClass >> 2, following: following, now: clock)
+        tables.policers, number, bytes: bytes, dscp: packet.trafficClass >> 2,
+        isDropEligible: packet.isDropEligible, following: following, now: clock)
       ?? .green
     if traces.isOn { notePolicer(number, color) }
     return color
@@ -117,24 +140,27 @@ extension PacketPath {
     return bytes
   }
 
-  /// Cuts a super-frame behind its first `count` segments, at least one.
-  private mutating func shorten(_ packet: inout Packet, to count: Int) {
+  /// Cuts a super-frame behind its first `count` segments, at least one. Of merged segments, returns the first that no
+  /// longer belongs to it.
+  private mutating func shorten(_ packet: inout Packet, to count: Int) -> UInt32 {
     packet.segments = count
     if packet.next != Packet.none {
       let batch = batch
       guard count > 1 else {
+        // Nothing but the head's own number changes.
         packet.next = Packet.none
         packet.last = Packet.none
-        return
+        return Packet.none
       }
       var last = packet.next
       for _ in 2..<count { last = batch[Int(last)].next }
+      let rest = batch[Int(last)].next
       batch[Int(last)].next = Packet.none
       packet.last = last
-      return
+      return rest
     }
     let length = packet.payload &+ count &* packet.gsoBytes
-    guard length < packet.ipLength else { return }
+    guard length < packet.ipLength else { return Packet.none }
     packet.ipLength = length
     if count == 1 { packet.gso = VirtioNetHeader.gsoNone }
     setIPLength(packet.ip, packet, length)
@@ -151,6 +177,7 @@ extension PacketPath {
     // Where a sender asked for another place, that may be cut off.
     packet.checksumOffset = packet.proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum
     header.set16(packet.checksumOffset, UInt16(bigEndian: Checksum.fold(sum)))
+    return Packet.none
   }
 
   // MARK: marks
@@ -158,8 +185,8 @@ extension PacketPath {
   /// Gives a packet, and what was merged with it, another DSCP; ECN stays.
   mutating func mark(_ packet: inout Packet, dscp: UInt8) {
     let value = dscp << 2 | packet.trafficClass & ECN.mask
-    guard value != packet.trafficClass else { return }
-    if traces.isOn { noteMark(dscp) }
+    guard value != packet.trafficClass, packet.etherType != Ethernet.arp else { return }
+    if traces.isOn { noteMark(dscp: dscp) }
     Self.setTrafficClass(packet, value)
     packet.trafficClass = value
     let batch = batch

@@ -6,10 +6,10 @@ extension PacketPath {
   mutating func receive(
     _ frames: RxFrames, from first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
-    let hasSubinterfaces = interface.entry.hasSubinterfaces
+    let takesTags = interface.entry.takesTags
     for index in first..<frames.count {
       let frame = frames[index]
-      if hasSubinterfaces, frame.length >= Ethernet.bytes, Ethernet.isTag(frame.bytes.u16(Ethernet.type)) {
+      if takesTags, frame.length >= Ethernet.bytes, Ethernet.isTag(frame.bytes.u16(Ethernet.type)) {
         receiveTagged(frame, index, id, interface)
       } else {
         receive(frame, id, interface)
@@ -23,6 +23,7 @@ extension PacketPath {
     guard frame.length >= Ethernet.bytes else { return dropFrame(frame, .shortFrame, id) }
     var packet = Packet(
       ethernet: frame.bytes, length: frame.length, interface: id, vrf: interface.entry.vrf, virtio: frame.virtio)
+    packet.priority = frame.priority
     classify(&packet)
     if packet.gso != VirtioNetHeader.gsoNone { packet.segments = Self.estimatedSegments(packet) }
     received(id, packets: packet.segments, bytes: frame.length)
@@ -46,7 +47,7 @@ extension PacketPath {
   /// A frame whose tags have been taken off.
   mutating func receive(_ frame: RxFrame, subinterface id: UInt32, parent: UInt32) {
     guard let interface = tables.interface(id) else { return dropFrame(frame, .interfaceGone, parent) }
-    if interface.entry.clampsMSS { clamps = true }
+    ask(interface)
     if interface.entry.isWatched { arrived(frame, id, interface) }
     receive(frame, id, interface)
   }
@@ -69,11 +70,16 @@ extension PacketPath {
   }
 
   /// How many packets a super-frame of a pod will be on a wire, before its headers have been looked at: what counters
-  /// of received packets say. `parse` finds the exact number.
+  /// of received packets say. Where its virtio-net header is right, the number that `parse` finds.
   private static func estimatedSegments(_ packet: Packet) -> Int {
     guard packet.gsoBytes > 0 else { return 1 }
     let isV6 = packet.gso == VirtioNetHeader.gsoTCPv6 || packet.etherType == Ethernet.ipv6
-    let headers = (isV6 ? IPv6.bytes : IPv4.minimumBytes) + TCP.minimumBytes
+    var headers = (isV6 ? IPv6.bytes : IPv4.minimumBytes) + TCP.minimumBytes
+    let start = packet.checksumStart
+    if packet.needsChecksum, start >= IPv4.minimumBytes, start + TCP.minimumBytes <= packet.available {
+      let transport = packet.ip.advanced(start)
+      headers = start + (packet.gso == VirtioNetHeader.gsoUDP ? UDP.bytes : TCP.headerBytes(transport))
+    }
     return max(1, (packet.available - headers + packet.gsoBytes - 1) / packet.gsoBytes)
   }
 }

@@ -186,9 +186,11 @@ import WeftWire
   /// Puts a record for a frame of `bytes` into a worker's ring, its header written; where the frame goes, or nil when
   /// the ring is full.
   mutating func give(
-    _ worker: Int, _ marks: HandOverMark, interface: UInt32, ports: UInt32, virtio: VirtioNetHeader, bytes: Int
+    _ worker: Int, _ marks: HandOverMark, interface: UInt32, ports: UInt32, virtio: VirtioNetHeader,
+    priority: UInt8, bytes: Int
   ) -> Bytes? {
     guard let record = unsafe senders[worker].put(.frame, marks, interface, bytes: bytes) else { return nil }
+    record.set8(6, priority)
     unsafe record.pointer.storeBytes(of: ports, toByteOffset: 12, as: UInt32.self)
     unsafe record.pointer.storeBytes(of: UInt32(truncatingIfNeeded: bytes), toByteOffset: 16, as: UInt32.self)
     virtio.write(record.advanced(20))

@@ -32,6 +32,10 @@ extension PacketPath {
       guard Ethernet.isTag(type) else { return .parents }
       guard frame.length >= Ethernet.bytes + Ethernet.tagBytes else { return .dropped(.shortFrame) }
       let outer = frame.bytes.u16(Ethernet.bytes) & Ethernet.vlanMask
+      // The outermost tag's counts.
+      if frame.priority == RxFrame.untagged {
+        frame.priority = Ethernet.priority(frame.bytes, tagAt: Ethernet.type)
+      }
       if outer == 0 {
         Self.removeTags(&frame, Ethernet.tagBytes)
         continue

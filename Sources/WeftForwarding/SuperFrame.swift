@@ -24,7 +24,7 @@ import WeftWire
     guard room >= Ethernet.bytes &+ IPv4.minimumBytes &+ UDP.bytes else { return nil }
     var type = headers.u16(Ethernet.type)
     var ip = Ethernet.bytes
-    while type == Ethernet.vlan || type == Ethernet.serviceVLAN, ip < Ethernet.bytes &+ 8 {
+    while Ethernet.isTag(type), ip < Ethernet.bytes &+ 8 {
       type = headers.u16(ip &+ 2)
       ip &+= 4
     }

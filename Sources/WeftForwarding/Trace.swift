@@ -78,8 +78,9 @@ public struct TraceRecord: Sendable {
   /// `police`: the policer's number, and what it said.
   public var policer: UInt32 = 0
   public var color = PolicerColor.green
-  /// `mark`.
-  public var dscp: UInt8 = 0
+  /// `mark`: the DSCP, or the priority of a tag; `noMark` for the other.
+  public var dscp = noMark
+  public var pcp = noMark
 
   init(_ stage: TraceStage) {
     self.stage = stage
@@ -184,9 +185,10 @@ extension PacketPath {
     traces.append(record)
   }
 
-  @inline(never) func noteMark(_ dscp: UInt8) {
+  @inline(never) func noteMark(dscp: UInt8 = noMark, pcp: UInt8 = noMark) {
     var record = TraceRecord(.mark)
     record.dscp = dscp
+    record.pcp = pcp
     traces.append(record)
   }
 

@@ -26,12 +26,7 @@ extension PacketPath {
         }
         if interface.entry.remark != 0 { remark(&batch[index], by: interface.entry.remark) }
         if interface.entry.egressPolicer != 0, !batch[index].isOwn {
-          let overhead =
-            nexthop.entry.kind == .encap
-            ? Ethernet.bytes : nexthop.entry.outerBytes &+ Self.shimBytes(nexthop, batch[index])
-          police(
-            &batch[index], by: interface.entry.egressPolicer, overhead: overhead,
-            following: batch.count &- 1 &- index)
+          policeEgress(&batch[index], nexthop, interface, following: batch.count &- 1 &- index)
           guard batch[index].verdict == .forward else { continue }
         }
         if clamps && comesClamped(batch[index]) || interface.entry.clampsMSS {
@@ -98,7 +93,9 @@ extension PacketPath {
     let length = Ethernet.bytes + packet.ipLength
     tx.piece(packet.ethernet, count: length)
     tx.finish(from: mark, length: length, interface: packet.interface)
-    if let interface = tables.interface(packet.interface) { departed(since: first, packet.interface, interface) }
+    if let interface = tables.interface(packet.interface) {
+      departed(packet, since: first, packet.interface, interface)
+    }
   }
 
   /// Lowers the TTL of a routed packet; false when it ran out.

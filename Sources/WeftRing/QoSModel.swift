@@ -22,8 +22,9 @@ public struct InterfaceQoS: Hashable, Sendable {
   }
 }
 
-/// Which forwarding class packets get that come in by an interface. Of the maps that are there, the outermost mark that a
-/// packet has decides: an MPLS label's traffic class, a VLAN tag's priority, the DSCP (of the tunnel, if it comes by one).
+/// Which forwarding class packets get that come in by an interface. Of the maps that are there, the first of these
+/// marks that a packet has decides: an MPLS label's traffic class, a VLAN tag's priority, the DSCP (of the tunnel, if it
+/// comes by one).
 public struct ClassifierConfiguration: Hashable, Sendable {
   public static let classes = 16
 

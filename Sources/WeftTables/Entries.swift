@@ -44,8 +44,8 @@ import WeftWire
   public var conditions: PacketConditions = []
   /// New flows from and to it do not begin.
   public var dropsNewFlows = false
-  /// Tagged frames of its port may be other interfaces'.
-  public var hasSubinterfaces = false
+  /// Its port takes tagged frames: of other interfaces, or with a priority that its classifier may ask about.
+  public var takesTags = false
   /// Of port kind vlan: the interface whose port it uses, bytes of tags (4 or 8, else 0), and the tags as they stand in a
   /// frame, from the top.
   public var parent: UInt32 = 0

@@ -38,14 +38,18 @@ import WeftWire
 
   deinit { unsafe open.deallocate() }
 
-  /// Meters a packet of `bytes` and counts it. `following`: packets that may come after it in the batch. nil: there is
+  /// Meters a packet of `bytes` and counts it. `isDropEligible`: its VLAN tag says so (DEI), which a colour-aware policer
+  /// takes for yellow at least. `following`: packets that may come after it in the batch. nil: there is
   /// no such policer. `now`: the batch's time, CLOCK_MONOTONIC, ns.
   public mutating func meter(
-    _ policers: PolicerReader, _ number: UInt32, bytes: Int, dscp: UInt8, following: Int, now: UInt64
+    _ policers: PolicerReader, _ number: UInt32, bytes: Int, dscp: UInt8, isDropEligible: Bool = false, following: Int,
+    now: UInt64
   ) -> PolicerColor? {
     guard let slot = slot(policers, number, now) else { return nil }
     let entry = unsafe open[slot].entry
-    let color = color(slot, entry, entry.entry.cost(bytes), dscp, Int64(max(1, following &+ 1)))
+    var own: PolicerColor = entry.entry.isColorAware ? Self.color(ofDSCP: dscp) : .green
+    if isDropEligible, own == .green, entry.entry.isColorAware { own = .yellow }
+    let color = color(slot, entry, entry.entry.cost(bytes), own, Int64(max(1, following &+ 1)))
     if !isTrial { unsafe Self.count(entry, worker, color, packets: 1, bytes: bytes) }
     return color
   }
@@ -113,9 +117,8 @@ import WeftWire
   // MARK: colours
 
   private func color(
-    _ slot: Int, _ entry: EntryReference<PolicerEntry>, _ cost: Int64, _ dscp: UInt8, _ packets: Int64
+    _ slot: Int, _ entry: EntryReference<PolicerEntry>, _ cost: Int64, _ own: PolicerColor, _ packets: Int64
   ) -> PolicerColor {
-    let own: PolicerColor = entry.entry.isColorAware ? Self.color(ofDSCP: dscp) : .green
     guard own != .red else { return .red }
     if unsafe needsMore(slot, entry.entry.kind, cost), unsafe cost < open[slot].dry {
       unsafe draw(slot, entry, cost &* packets)

@@ -29,7 +29,7 @@ public let noMark: UInt8 = 0xFF
 
   @inline(__always) private func told(_ value: UInt8) -> UInt8 { value == noMark ? fallback : value }
 
-  /// The class of a packet by the outermost mark that there is a map for. `noMark` for a label or tag that it has not.
+  /// The class of a packet by the first of label, tag and DSCP that it has and that there is a map for. `noMark` for a label or tag that it has not.
   public func forwardingClass(dscp: UInt8, pcp: UInt8, exp: UInt8) -> UInt8 {
     if usesEXP, exp != noMark { return forwardingClass(ofEXP: exp) }
     if usesPCP, pcp != noMark { return forwardingClass(ofPCP: pcp) }

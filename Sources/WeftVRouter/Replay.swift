@@ -19,7 +19,7 @@ public struct Replay {
   private let tables: TableMemory
   private let programmer: TableProgrammer
   private let limits: TableLimits
-  private let ports = ReplayPorts()
+  private let ports: ReplayPorts
   private let statistics: StatisticsRegion
   private let workerCount: Int
 
@@ -27,8 +27,10 @@ public struct Replay {
   public static let maximumWorkers = 64
 
   /// Programs the tables of a file. Throws where an entry is refused, with its JSON path. `workers`: 1 to
-  /// `maximumWorkers`.
-  public init(_ file: TablesFile, workers: Int = 1) throws {
+  /// `maximumWorkers`. `superFrames`: ports that carry virtio-net headers as a pod's interface does, and how many bytes of
+  /// payload a segment of what comes in by them has.
+  public init(_ file: TablesFile, workers: Int = 1, superFrames: [String: Int] = [:]) throws {
+    ports = ReplayPorts(superFrames)
     precondition(workers >= 1 && workers <= Self.maximumWorkers)
     limits = file.limits
     workerCount = workers
@@ -48,6 +50,9 @@ public struct Replay {
       }
     }
     programmer.commit()
+    for (port, size) in superFrames.sorted(by: { $0.key < $1.key }) where ports.names[port] == nil {
+      throw ReplayError("--super-frames \(port)=\(size): \(ports.unknown(port))")
+    }
   }
 
   private static let seed: UInt64 = 0x5745_4654_5345_4544
@@ -66,9 +71,7 @@ public struct Replay {
     var sources: [Source] = []
     for (port, file) in inputs {
       guard let id = ports.names[port] else {
-        let known = ports.names.keys.sorted().joined(separator: ", ")
-        throw ReplayError(
-          "--in \(port)=\(file): the tables have no interface with the device \"\(port)\"; they have \(known)")
+        throw ReplayError("--in \(port)=\(file): \(ports.unknown(port))")
       }
       guard !sources.contains(where: { $0.id == id }) else {
         throw ReplayError("--in \(port)=\(file): port \(port) is given twice; merge the files first (mergecap)")
@@ -80,7 +83,8 @@ public struct Replay {
     // Of an earlier replay.
     for port in ports.names.keys { unlink("\(output)/\(port).pcap") }
     let workers = try ReplayWorkers(
-      count: workerCount, tables: tables.reader, statistics: statistics, limits: limits, seed: Self.seed)
+      count: workerCount, tables: tables.reader, statistics: statistics, limits: limits, seed: Self.seed,
+      segments: ports.segments)
     defer { workers.stop() }
     let drops = try dropsFile.map { try DropsFile($0, workers: workerCount, interfaces: Int(limits.interfaces)) }
     if let drops { workers.add(drops.taps) }
@@ -112,6 +116,10 @@ public struct Replay {
       programmer.age(now: time)
       for frame in workers.round(packets.map(\.frame), interface: sources[first].id, time: time) {
         let name = ports.devices[frame.interface] ?? String(frame.interface)
+        guard !frame.isMalformed else {
+          throw ReplayError(
+            "port \(name): a frame's virtio-net header does not fit it; this is a defect of weft-vrouter")
+        }
         let writer = try writers[name] ?? PcapWriter(path: "\(output)/\(name).pcap")
         writers[name] = writer
         writer.write(frame.bytes, time: time)
@@ -188,12 +196,28 @@ private final class ReplayPorts: PortProvider {
   private(set) var all: [String: UInt32] = [:]
   /// The port that an interface's frames come in and go out by.
   private(set) var devices: [UInt32: String] = [:]
+  /// Ports that carry virtio-net headers, by name, and interfaces on them: payload bytes of a segment.
+  private let superFrames: [String: Int]
+  private(set) var segments: [UInt32: Int] = [:]
+
+  init(_ superFrames: [String: Int]) { self.superFrames = superFrames }
+
+  /// Why there is no such port.
+  func unknown(_ port: String) -> String {
+    let known = names.keys.sorted().joined(separator: ", ")
+    return "the tables have no interface with the device \"\(port)\"; they have \(known)"
+  }
+
+  private func capabilities(_ id: UInt32, _ port: String?) -> PortCapabilities {
+    segments[id] = port.flatMap { superFrames[$0] }
+    return PortCapabilities(takesVirtio: segments[id] != nil, takesUDPSegmentation: segments[id] != nil)
+  }
 
   func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
     if let vlan = interface.vlan {
       all[interface.device] = interface.id
       devices[interface.id] = devices[vlan.parent]
-      return PortCapabilities(takesVirtio: false, takesUDPSegmentation: false)
+      return capabilities(interface.id, devices[vlan.parent])
     }
     guard interface.port == .pcap else {
       throw Refusal(.device, "a replay opens no device: \"port\" of \(interface.device) must be \"pcap\"")
@@ -201,12 +225,13 @@ private final class ReplayPorts: PortProvider {
     names[interface.device] = interface.id
     all[interface.device] = interface.id
     devices[interface.id] = interface.device
-    return PortCapabilities(takesVirtio: false, takesUDPSegmentation: false)
+    return capabilities(interface.id, interface.device)
   }
 
   func start(_ id: UInt32) {}
   func close(_ id: UInt32) {
     devices[id] = nil
+    segments[id] = nil
     names = names.filter { $0.value != id }
     all = all.filter { $0.value != id }
   }

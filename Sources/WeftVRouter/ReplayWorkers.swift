@@ -11,6 +11,8 @@ import WeftWire
 struct ReplayFrame: Sendable {
   let interface: UInt32
   let bytes: [UInt8]
+  /// Its virtio-net header says what is not so.
+  var isMalformed = false
 }
 
 /// The workers of a replay: threads with the rings between them that a running forwarder has, but taking turns, so that
@@ -21,9 +23,11 @@ final class ReplayWorkers {
   private let reports: [ReportRing]
   private let flowEvents: [WorkerRing<FlowEvent>]
 
-  /// `seed` is all workers'.
+  /// `seed` is all workers'. `segments`: interfaces whose frames have virtio-net headers, and payload bytes of a segment of
+  /// what comes in.
   init(
-    count: Int, tables: Tables, statistics: StatisticsRegion, limits: TableLimits, seed: UInt64
+    count: Int, tables: Tables, statistics: StatisticsRegion, limits: TableLimits, seed: UInt64,
+    segments: [UInt32: Int] = [:]
   ) throws(SystemError) {
     mesh = try HandOverMesh(workers: count)
     var workers: [ReplayWorker] = []
@@ -47,7 +51,7 @@ final class ReplayWorkers {
       path.policers.worker = index
       path.mirrorCounts = tables.mirrors.counter(worker: index)
       reports.append(ring)
-      workers.append(try ReplayWorker(index: index, path: path, counters: counters))
+      workers.append(try ReplayWorker(index: index, path: path, counters: counters, segments: segments))
     }
     self.workers = workers
     self.reports = reports
@@ -158,6 +162,7 @@ private final class ReplayWorker: @unchecked Sendable {
   /// The thread's own between `begin` and `done`, its maker's else.
   var path: PacketPath
   private let counters: Counters
+  private let segments: [UInt32: Int]
   private let begin: Descriptor
   private let done: Descriptor
   private var work = Work.end
@@ -165,8 +170,11 @@ private final class ReplayWorker: @unchecked Sendable {
   private var sent: [ReplayFrame] = []
   private var thread: pthread_t?
 
-  init(index: Int, path: consuming PacketPath, counters: Counters) throws(SystemError) {
+  init(
+    index: Int, path: consuming PacketPath, counters: Counters, segments: [UInt32: Int]
+  ) throws(SystemError) {
     self.index = index
+    self.segments = segments
     self.path = path
     self.counters = counters
     begin = try .event()
@@ -243,12 +251,15 @@ private final class ReplayWorker: @unchecked Sendable {
     var memory: [UnsafeMutableRawPointer] = []
     defer { for pointer in memory { pointer.deallocate() } }
     for packet in packets {
+      var packet = packet
+      var virtio = VirtioNetHeader()
+      if let size = segments[interface] { virtio = ReplayOffloads.arrive(&packet, segment: size) }
       let pointer = UnsafeMutableRawPointer.allocate(byteCount: max(1, packet.count), alignment: 16)
       packet.withUnsafeBytes { bytes in
         if let base = bytes.baseAddress { pointer.copyMemory(from: base, byteCount: bytes.count) }
       }
       memory.append(pointer)
-      frames.append(RxFrame(bytes: Bytes(pointer), length: packet.count, virtio: VirtioNetHeader()))
+      frames.append(RxFrame(bytes: Bytes(pointer), length: packet.count, virtio: virtio))
     }
     path.process(frames, interface: interface, now: time)
     collect()
@@ -273,7 +284,7 @@ private final class ReplayWorker: @unchecked Sendable {
         let frame = path.tx.frame(number)
         var bytes = [UInt8](repeating: 0, count: Int(frame.length))
         bytes.withUnsafeMutableBytes { if let base = $0.baseAddress { path.tx.copy(frame, to: base) } }
-        sent.append(ReplayFrame(interface: target, bytes: bytes))
+        send(bytes, frame, target)
         total += bytes.count
         count += Int(frame.packets)
         number = frame.next
@@ -281,5 +292,15 @@ private final class ReplayWorker: @unchecked Sendable {
       counters.sent(target, packets: count, bytes: total)
     }
     path.tx.reset()
+  }
+
+  /// To a port with virtio-net headers: what the kernel or a card behind it would make of a frame.
+  private func send(_ bytes: [UInt8], _ frame: TxFrame, _ target: UInt32) {
+    guard segments[target] != nil else { return sent.append(ReplayFrame(interface: target, bytes: bytes)) }
+    let packets = ReplayOffloads.depart(bytes, path.tx.virtio(frame))
+    guard let packets, packets.count == Int(frame.packets) else {
+      return sent.append(ReplayFrame(interface: target, bytes: bytes, isMalformed: true))
+    }
+    for packet in packets { sent.append(ReplayFrame(interface: target, bytes: packet)) }
   }
 }

@@ -42,7 +42,8 @@ extension TableProgrammer {
     if interface.role == .fabric ? learning.vrfs > 0 : flags.contains(.learning) { entry.conditions.insert(.learned) }
     if interface.role == .monitoring { entry.conditions = .refused }
     entry.dropsNewFlows = flags.contains(.dropNewFlows)
-    entry.hasSubinterfaces = interfaces[interface.id]?.value.subinterfaces.isEmpty == false
+    entry.takesTags =
+      interfaces[interface.id]?.value.subinterfaces.isEmpty == false || interface.qos.classifier != nil
     entry.isPlain =
       entry.isPlain && entry.conditions.isSubset(of: .notBridged) && interface.role != .host
     if let vlan = interface.vlan { apply(vlan, to: &entry) }

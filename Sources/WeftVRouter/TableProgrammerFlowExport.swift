@@ -32,7 +32,8 @@ extension TableProgrammer {
 
   func publishFlowExport() {
     let export = flowExport?.configuration ?? FlowExportConfiguration()
-    let workers = max(1, UInt32(clamping: memory.workers))
+    // Tables that no worker reads have none.
+    let workers = UInt32(clamping: max(1, memory.workers))
     memory.flowExport.publish(
       FlowExportSettings(
         perSecond: export.rate == 0 ? 0 : max(1, export.rate / workers),

@@ -45,7 +45,8 @@ extension TableProgrammer {
     countFatFlows(new, 1)
     publish(new, capabilities)
     replaceSubject(old?.subject, by: subject, isNew: old == nil)
-    for id in leaving[new.id] ?? [] { if let nexthop = nexthops[id]?.value { publish(nexthop) } }
+    republishNexthops(leavingBy: new.id)
+    if let old, old.configuration.mtu != new.mtu { applyMTU(toSubinterfacesOf: new.id) }
     ports.start(new.id)
     if let old, !new.flags.contains(.learning) || old.configuration.vrf != new.vrf { forget(learnedBehind: new.id) }
     if capabilities != old?.capabilities { refreshSubinterfaces(of: new.id, capabilities) }
@@ -101,7 +102,7 @@ extension TableProgrammer {
 
   func publish(_ interface: InterfaceConfiguration, _ capabilities: PortCapabilities) {
     var entry = InterfaceEntry(
-      isFabric: interface.role == .fabric, mtu: interface.mtu, vrf: interface.vrf, mac: interface.mac.bits,
+      isFabric: interface.role == .fabric, mtu: mtu(of: interface.id), vrf: interface.vrf, mac: interface.mac.bits,
       addresses: interface.addresses, takesUDPSegmentation: capabilities.takesUDPSegmentation,
       takesVirtio: capabilities.takesVirtio)
     if let subject = interfaces[interface.id]?.value.subject { entry.policyClass = subject }
@@ -113,6 +114,11 @@ extension TableProgrammer {
     setMirrors(&entry, interface.id)
     setCaptures(&entry, interface.id)
     memory.publish(interface: interface.id, entry)
+  }
+
+  /// What they know of the interface has changed.
+  func republishNexthops(leavingBy id: UInt32) {
+    for number in leaving[id] ?? [] { if let nexthop = nexthops[number]?.value { publish(nexthop) } }
   }
 
   func remove(interface id: UInt32) throws(Refusal) {

@@ -126,12 +126,12 @@ extension TableProgrammer {
     case .receive: entry = NexthopEntry(kind: .receive)
     case .encap(let interface, let mac):
       entry = NexthopEntry(encapTo: interface, destinationMAC: mac.bits)
-      entry.mtu = interfaces[interface]?.value.configuration.mtu ?? 0
+      entry.mtu = mtu(of: interface)
     case .tunnel(let tunnel):
       let fabric = interfaces[tunnel.interface]?.value.configuration
       entry = NexthopEntry(
         kind: kind(of: tunnel.encapsulation), interface: tunnel.interface,
-        interfaceMAC: fabric?.mac.bits ?? 0, mtu: fabric?.mtu ?? 0, source: tunnel.source,
+        interfaceMAC: fabric?.mac.bits ?? 0, mtu: mtu(of: tunnel.interface), source: tunnel.source,
         destination: tunnel.destination, nextHopMAC: tunnel.destinationMAC.bits,
         innerDestinationMAC: tunnel.innerDestinationMAC.bits, fragments: tunnel.fragments)
       entry.outerDSCP = tunnel.outerDSCP ?? noMark
@@ -142,7 +142,7 @@ extension TableProgrammer {
       entry = NexthopEntry(kind: .encap)
       entry.interface = interface
       entry.destinationMAC = interfaces[interface]?.value.configuration.mac.bits ?? 0
-      entry.mtu = interfaces[interface]?.value.configuration.mtu ?? 0
+      entry.mtu = mtu(of: interface)
       entry.isEnd = true
     case .resolve(let interface):
       entry = NexthopEntry(kind: .resolve)

@@ -31,20 +31,13 @@ extension TableProgrammer {
 
   /// What is wrong with a classifier, or nil.
   static func fault(of classifier: ClassifierConfiguration) -> String? {
-    guard classifier.id < maximumQoSEntries else { return "the number is not below \(maximumQoSEntries)" }
-    if let reason = faultOf(class: classifier.fallback) { return reason }
-    for (name, map, last) in [("DSCP", classifier.dscp, 63), ("PCP", classifier.pcp, 7), ("EXP", classifier.exp, 7)] {
-      for (value, key) in map ?? [:] {
-        guard value <= last else { return "\(name) \(value) is not within 0 to \(last)" }
-        if let reason = faultOf(class: key) { return reason }
+    let maps =
+      [("DSCP", classifier.dscp, 63), ("PCP", classifier.pcp, 7), ("EXP", classifier.exp, 7)]
+      as [(String, [UInt8: UInt8]?, UInt8)]
+    return faultOf(id: classifier.id) ?? faultOf(class: classifier.fallback)
+      ?? first(maps) { name, map, last in
+        first(map ?? [:]) { value, key in fault(name, value, last) ?? faultOf(class: key) }
       }
-    }
-    return nil
-  }
-
-  private static func faultOf(class key: UInt8) -> String? {
-    key < ClassifierConfiguration.classes
-      ? nil : "class \(key) is not within 0 to \(ClassifierConfiguration.classes - 1)"
   }
 
   // MARK: marks
@@ -73,16 +66,31 @@ extension TableProgrammer {
 
   /// What is wrong with marks, or nil.
   static func fault(of remark: RemarkConfiguration) -> String? {
-    guard remark.id < maximumQoSEntries else { return "the number is not below \(maximumQoSEntries)" }
-    for (key, marks) in remark.classes {
-      if let reason = faultOf(class: key) { return reason }
-      for (name, value, last) in [
-        ("DSCP", marks.dscp, 63), ("outer DSCP", marks.outerDSCP, 63), ("EXP", marks.exp, 7), ("PCP", marks.pcp, 7),
-      ] {
-        if let value, value > last { return "\(name) \(value) is not within 0 to \(last)" }
+    faultOf(id: remark.id)
+      ?? first(remark.classes) { key, marks in
+        faultOf(class: key) ?? fault("DSCP", marks.dscp, 63) ?? fault("outer DSCP", marks.outerDSCP, 63)
+          ?? fault("EXP", marks.exp, 7) ?? fault("PCP", marks.pcp, 7)
       }
-    }
+  }
+
+  // MARK: what both have
+
+  private static func first<S: Sequence>(_ rows: S, _ fault: (S.Element) -> String?) -> String? {
+    for row in rows { if let reason = fault(row) { return reason } }
     return nil
+  }
+
+  private static func faultOf(id: UInt32) -> String? {
+    id < maximumQoSEntries ? nil : "the number is not below \(maximumQoSEntries)"
+  }
+
+  private static func faultOf(class key: UInt8) -> String? {
+    fault("class", key, UInt8(ClassifierConfiguration.classes - 1))
+  }
+
+  private static func fault(_ name: String, _ value: UInt8?, _ last: UInt8) -> String? {
+    guard let value, value > last else { return nil }
+    return "\(name) \(value) is not within 0 to \(last)"
   }
 
   // MARK: interfaces

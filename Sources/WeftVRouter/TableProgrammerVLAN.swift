@@ -1,5 +1,6 @@
 import WeftRing
 import WeftTables
+import WeftWire
 
 // Interfaces of VLANs: tagged frames of another interface's port.
 
@@ -39,8 +40,44 @@ extension TableProgrammer {
       throw Refusal(
         .outOfRange, "interface \(new.id): MTU \(new.mtu) is above \(parent.mtu) of its parent \(vlan.parent)")
     }
+    let most = Self.largestMTU(of: vlan, on: parent)
+    guard new.mtu <= most else {
+      throw Refusal(
+        .outOfRange,
+        "interface \(new.id): MTU \(new.mtu) and \(vlan.inner == nil ? "its tag" : "its two tags") do not fit the MTU "
+          + "\(parent.mtu) of its parent \(vlan.parent) (\(parent.device)): the kernel lets 4 bytes of tags go beyond it if "
+          + "the first is of type 0x8100, else none. Set it to \(most) at most, or raise the parent's")
+    }
     if let owner = tagged[vlan], owner != new.id {
       throw Refusal(.conflict, "interface \(owner) has that VLAN of interface \(vlan.parent) already")
+    }
+  }
+
+  /// The bytes of IP packet that leave in a VLAN. To a device of the kernel a packet socket sends frames as long as its MTU
+  /// and an Ethernet header, and a tag's 4 bytes longer where the frame's type is 0x8100
+  /// (`packet_extra_vlan_len_allowed` in net/packet/af_packet.c); other kinds of ports do not look.
+  private static func largestMTU(of vlan: VLANConfiguration, on parent: InterfaceConfiguration) -> UInt16 {
+    guard parent.port == .packet else { return parent.mtu }
+    let tags: UInt16 = vlan.inner == nil ? 4 : 8
+    let beyond: UInt16 = vlan.proto == Ethernet.vlan ? 4 : 0
+    return parent.mtu - min(parent.mtu, tags - beyond)
+  }
+
+  /// An interface's MTU as it is in force. A VLAN's is cut to what its parent lets through, whose MTU may have been lowered
+  /// since, as the kernel's own VLAN devices do.
+  func mtu(of id: UInt32) -> UInt16 {
+    guard let interface = interfaces[id]?.value.configuration else { return 0 }
+    guard let vlan = interface.vlan, let parent = interfaces[vlan.parent]?.value.configuration else {
+      return interface.mtu
+    }
+    return min(interface.mtu, Self.largestMTU(of: vlan, on: parent))
+  }
+
+  /// The parent's MTU has changed: what leaves in its VLANs may be longer or shorter.
+  func applyMTU(toSubinterfacesOf parent: UInt32) {
+    for id in interfaces[parent]?.value.subinterfaces ?? [] {
+      republish(id)
+      republishNexthops(leavingBy: id)
     }
   }
 

@@ -64,7 +64,8 @@ struct TraceReport {
           },
           .text("color", "\(record.color)"),
         ])
-    case .mark: say("mark", [.number("dscp", record.dscp)])
+    case .mark:
+      say("mark", [record.pcp == noMark ? .number("dscp", record.dscp) : .number("pcp", record.pcp)])
     case .classify:
       if record.isOwn { received(record) } else if record.outcome == .forward { flow(record) }
     case .route:

@@ -21,6 +21,11 @@ public enum Ethernet {
   public static let tagBytes = 4
   public static let vlanMask: UInt16 = 0x0FFF
 
+  /// Priority (PCP, IEEE 802.1Q clause 9.6) in bits 3 to 1, drop eligibility (DEI) in bit 0, of the tag at `offset`.
+  @inlinable @inline(__always) public static func priority(_ frame: Bytes, tagAt offset: Int) -> UInt8 {
+    frame.u8(offset &+ 2) >> 4
+  }
+
   @inlinable @inline(__always) public static func isTag(_ type: UInt16) -> Bool {
     type == vlan || type == serviceVLAN || type == oldServiceVLAN
   }

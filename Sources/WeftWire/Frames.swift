@@ -6,6 +6,11 @@ import CLinux
   /// Bytes of frame.
   public var length: Int
   public var virtio: VirtioNetHeader
+  /// Priority and drop eligibility of the outermost tag that has been taken off, as `Ethernet.priority` gives them;
+  /// `untagged` where there was none.
+  public var priority = RxFrame.untagged
+
+  public static var untagged: UInt8 { @inlinable @inline(__always) get { 0xFF } }
 
   @inlinable @inline(__always) public init(bytes: Bytes, length: Int, virtio: VirtioNetHeader) {
     self.bytes = bytes
@@ -76,6 +81,8 @@ import CLinux
   @usableFromInline let frames: UnsafeMutablePointer<TxFrame>
   @usableFromInline let pieces: UnsafeMutablePointer<iovec>
   @usableFromInline let arena: UnsafeMutableRawPointer
+  /// Priority and drop eligibility of the tag that each frame gets; 0 for most, and again once it has got it.
+  let priorities: UnsafeMutablePointer<UInt8>
   @usableFromInline let heads: UnsafeMutablePointer<UInt32>
   @usableFromInline let tails: UnsafeMutablePointer<UInt32>
   @usableFromInline let touchedInterfaces: UnsafeMutablePointer<UInt32>
@@ -92,6 +99,8 @@ import CLinux
     unsafe frames = .allocate(capacity: Self.frameCapacity)
     unsafe pieces = .allocate(capacity: Self.pieceCapacity + Self.tagPieces)
     unsafe arena = .allocate(byteCount: Self.arenaBytes + Self.tagArenaBytes, alignment: 64)
+    unsafe priorities = .allocate(capacity: Self.frameCapacity)
+    unsafe priorities.initialize(repeating: 0, count: Self.frameCapacity)
     unsafe heads = .allocate(capacity: interfaces)
     unsafe heads.initialize(repeating: Self.none, count: interfaces)
     unsafe tails = .allocate(capacity: interfaces)
@@ -104,6 +113,7 @@ import CLinux
     unsafe frames.deallocate()
     unsafe pieces.deallocate()
     unsafe arena.deallocate()
+    unsafe priorities.deallocate()
     unsafe heads.deallocate()
     unsafe tails.deallocate()
     unsafe touchedInterfaces.deallocate()
@@ -111,10 +121,11 @@ import CLinux
 
   // MARK: building
 
-  /// Room for frames of `pieces` pieces, two or more each, and `bytes` of headers is there.
-  @inlinable @inline(__always) public func hasRoom(pieces: Int, bytes: Int) -> Bool {
-    frameCount &+ ((pieces &+ 1) &>> 1) <= Self.frameCapacity && pieceCount &+ pieces <= Self.pieceCapacity
-      && arenaUsed &+ bytes <= Self.arenaBytes
+  /// Room for frames of `pieces` pieces, two or more each, and `bytes` of headers is there. `otherPieces`: what `own` takes
+  /// for them, 3 for each frame of two pieces.
+  @inlinable @inline(__always) public func hasRoom(pieces: Int, bytes: Int, otherPieces: Int = 0) -> Bool {
+    frameCount &+ ((pieces &+ 1) &>> 1) <= Self.frameCapacity
+      && pieceCount &+ pieces &+ otherPieces <= Self.pieceCapacity && arenaUsed &+ bytes <= Self.arenaBytes
   }
 
   /// Room for as many frames of two pieces (`send`) with `bytes` of headers each is there.
@@ -173,6 +184,32 @@ import CLinux
         length: UInt32(truncatingIfNeeded: headBytes &- VirtioNetHeader.bytes &+ bytes)), interface)
   }
 
+  /// Those of the frames since `first` that have two pieces, headers made here and a packet, get its first `count` bytes
+  /// for themselves: as they are now, whatever becomes of the memory where they were. The others have all of the packet's
+  /// headers among those made here. The caller asked `hasRoom` for that: three pieces and `count` bytes for each.
+  public mutating func own(_ count: Int, since first: Int) {
+    for number in first..<frameCount { own(count, frame: number) }
+  }
+
+  private mutating func own(_ count: Int, frame number: Int) {
+    let frame = unsafe frames[number]
+    let first = Int(frame.firstPiece)
+    guard frame.pieces == 2, hasRoom(pieces: 0, bytes: count &+ 8, otherPieces: 3),
+      let packet = unsafe pieces[first &+ 1].iov_base
+    else { return }
+    let length = unsafe pieces[first &+ 1].iov_len
+    let copied = min(count, length)
+    let copy = headers(copied)
+    copy.copy(from: unsafe Bytes(packet), count: copied)
+    let mark = pieceCount
+    unsafe pieces[mark] = pieces[first]
+    pieceCount &+= 1
+    piece(copy, count: copied)
+    if length > copied { piece(unsafe Bytes(packet + copied), count: length &- copied) }
+    unsafe frames[number].firstPiece = UInt32(truncatingIfNeeded: mark)
+    unsafe frames[number].pieces = UInt16(truncatingIfNeeded: pieceCount &- mark)
+  }
+
   // MARK: sending
 
   @inlinable public func touched(_ index: Int) -> UInt32 { unsafe touchedInterfaces[index] }
@@ -215,6 +252,12 @@ import CLinux
 
   // MARK: tags
 
+  /// The frames since `first` get tags with this priority and drop eligibility (`Ethernet.priority`): the outer one, if
+  /// it is two. Frames of which nobody says so get 0.
+  public func prioritize(since first: Int, _ priority: UInt8) {
+    for index in first..<frameCount { unsafe priorities[index] = priority }
+  }
+
   /// Puts tags (`count` bytes of them, 4 or 8, from the top of `tags`) into the frames of an interface that are new since
   /// `sealTags`, behind the MAC addresses.
   public mutating func insertTags(_ tags: UInt64, count: Int, interface: UInt32) {
@@ -249,7 +292,8 @@ import CLinux
     header.write(head)
     head.advanced(VirtioNetHeader.bytes).copy(from: unsafe Bytes(ethernet + skip), count: macs)
     let place = head.advanced(VirtioNetHeader.bytes &+ macs)
-    place.set32(0, UInt32(truncatingIfNeeded: tags >> 32))
+    place.set32(0, UInt32(truncatingIfNeeded: tags >> 32) | UInt32(unsafe priorities[number]) << 12)
+    unsafe priorities[number] = 0
     if count > 4 { place.set32(4, UInt32(truncatingIfNeeded: tags)) }
     piece(head, count: VirtioNetHeader.bytes &+ macs &+ count)
     let used = skip &+ macs

@@ -35,6 +35,17 @@ struct ReplayCommand: ParsableCommand {
   var workers = 1
 
   @Option(
+    name: .customLong("super-frames"),
+    help: ArgumentHelp(
+      """
+      A port with virtio-net headers, as a pod's; repeatable. TCP and UDP packets come in by it with unfinished \
+      checksums, those with more payload than BYTES (1 to 65535) as super-frames of such segments; what leaves by it is \
+      cut and finished as the kernel would.
+      """,
+      valueName: "port=bytes"))
+  var superFrames: [PortSize] = []
+
+  @Option(
     name: .long,
     help: ArgumentHelp("Write packets that are dropped as pcapng, the reason as their comment.", valueName: "file"))
   var captureDrops: String?
@@ -44,6 +55,10 @@ struct ReplayCommand: ParsableCommand {
       throw ValidationError("--workers is 1 to \(Replay.maximumWorkers), not \(workers).")
     }
     guard !inputs.isEmpty else { throw ValidationError("Nothing to replay: give at least one --in PORT=FILE.") }
+    for (index, each) in superFrames.enumerated() where superFrames[..<index].contains(where: { $0.port == each.port })
+    {
+      throw ValidationError("--super-frames \(each.port)=\(each.bytes): the port \(each.port) is given twice.")
+    }
   }
 
   func run() throws {
@@ -51,7 +66,9 @@ struct ReplayCommand: ParsableCommand {
     do { bytes = Array(try Data(contentsOf: URL(filePath: tables))) } catch {
       throw CommandFailure("cannot read \(tables): \(error)")
     }
-    let replay = try Replay(TablesFile(json: bytes), workers: workers)
+    let replay = try Replay(
+      TablesFile(json: bytes), workers: workers,
+      superFrames: Dictionary(uniqueKeysWithValues: superFrames.map { ($0.port, $0.bytes) }))
     try replay.run(inputs: inputs.map { ($0.port, $0.file) }, output: out, dropsFile: captureDrops)
   }
 }
@@ -66,5 +83,20 @@ struct PortInput: ExpressibleByArgument {
     guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else { return nil }
     port = String(parts[0])
     file = String(parts[1])
+  }
+}
+
+/// "PORT=BYTES".
+struct PortSize: ExpressibleByArgument {
+  let port: String
+  let bytes: Int
+
+  init?(argument: String) {
+    let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+    guard parts.count == 2, !parts[0].isEmpty, let bytes = Int(parts[1]), (1...65535).contains(bytes) else {
+      return nil
+    }
+    port = String(parts[0])
+    self.bytes = bytes
   }
 }

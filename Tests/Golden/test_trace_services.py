@@ -91,6 +91,23 @@ def test_marks(replay, tmp_path, family):
 
 
 @families
+def test_marks_of_tags(replay, tmp_path, family):
+    document = test_vlan.tables()
+    document["qos-classifiers"] = [{"id": 3, "pcp": [{"values": [2], "class": 5}]}]
+    document["qos-marks"] = [{"id": 4, "classes": [{"class": 5, "pcp": 6}]}]
+    for interface in document["interfaces"]:
+        interface |= {"v10": {"qos-classifier": 3}, "v11": {"qos-marks": 4}}.get(interface["device"], {})
+    inner = test_vlan.packet(
+        family, test_vlan.address(family, test_vlan.SINGLE), test_vlan.address(family, test_vlan.DOUBLE))
+    frame = test_vlan.tagged(Ether(src=test_vlan.STATION[test_vlan.SINGLE], dst=weft.ROUTER) / inner,
+                             test_vlan.SINGLE, prio=2)
+    report, run = both(replay, tmp_path, document, "a", frame)
+    assert step(report, "parse")["forwarding-class"] == 5
+    assert step(report, "mark") == {"stage": "mark", "pcp": 6}
+    assert run.only("a")[14] >> 5 == 6
+
+
+@families
 def test_nobody_is_asked_who_has_an_address(replay, tmp_path, family):
     document = weft.tables()
     document["nexthops"].append({"id": 40, "action": "resolve", "interface": 2})

@@ -66,13 +66,13 @@ private struct Fixture {
             destination: IPAddress("192.0.2.\(last)")!, destinationMAC: mac(0xF2)))))
   }
   func vlan(
-    _ id: UInt32, _ vlan: VLANConfiguration?, port: PortKind = .vlan, mtu: UInt16 = 1500,
+    _ id: UInt32, _ vlan: VLANConfiguration?, port: PortKind = .vlan, mtu: UInt16? = nil,
     role: InterfaceRole = .virtual
   ) -> Command {
     .setInterface(
       InterfaceConfiguration(
-        id: id, role: role, port: port, device: "v\(id)", mac: mac(UInt64(id)), vrf: role == .fabric ? 0 : 1, mtu: mtu,
-        vlan: vlan))
+        id: id, role: role, port: port, device: "v\(id)", mac: mac(UInt64(id)), vrf: role == .fabric ? 0 : 1,
+        mtu: mtu ?? (vlan?.inner == nil ? 1500 : 1492), vlan: vlan))
   }
   func copies(_ id: UInt32, _ members: UInt32...) -> Command {
     .setNexthop(
@@ -131,7 +131,7 @@ private struct Fixture {
     }
     #expect(find(1, 0x8100, 100, 0) == 6 && find(1, 0x88A8, 100, 7) == 7)
     #expect(find(1, 0x88A8, 100, 0) == 0 && find(1, 0x8100, 100, 7) == 0 && find(2, 0x8100, 100, 0) == 0)
-    #expect(fixture.memory.reader.interface(1)?.entry.hasSubinterfaces == true)
+    #expect(fixture.memory.reader.interface(1)?.entry.takesTags == true)
     #expect(fixture.memory.reader.interface(5)?.entry.isPlain == false)
     // Another VLAN: the first one is free.
     try fixture.apply(fixture.vlan(5, VLANConfiguration(parent: 1, outer: 101)))
@@ -140,7 +140,7 @@ private struct Fixture {
     #expect(find(1, 0x8100, 100, 0) == 8)
     try fixture.apply(.removeInterface(id: 5), .removeInterface(id: 6), .removeInterface(id: 7))
     #expect(find(1, 0x8100, 100, 0) == 0 && find(1, 0x8100, 101, 0) == 0 && find(1, 0x88A8, 100, 7) == 0)
-    #expect(fixture.memory.reader.interface(1)?.entry.hasSubinterfaces == false)
+    #expect(fixture.memory.reader.interface(1)?.entry.takesTags == false)
   }
 
   @Test func keepTheirParent() throws {
@@ -149,7 +149,7 @@ private struct Fixture {
     #expect(fixture.refusal(.removeInterface(id: 1)) == .inUse)
     // Set again, with other flags: its VLANs are still its.
     try fixture.apply(.setInterface(fixture.pod(1, .usual)))
-    #expect(fixture.memory.reader.interface(1)?.entry.hasSubinterfaces == true)
+    #expect(fixture.memory.reader.interface(1)?.entry.takesTags == true)
     #expect(fixture.refusal(.removeInterface(id: 1)) == .inUse)
     try fixture.apply(.removeInterface(id: 5), .removeInterface(id: 1))
   }
@@ -160,6 +160,64 @@ private struct Fixture {
     try fixture.apply(fixture.vlan(5, Self.one), fixture.vlan(6, Self.two), .begin(generation: 1))
     try fixture.apply(.sweep(generation: 1))
     #expect(fixture.entries(.interfaces).isEmpty && fixture.devices.open.isEmpty)
+  }
+
+  /// What the kernel lets go beyond the device's MTU of 1500: one tag of type 0x8100.
+  @Test(
+    arguments: [
+      (VLANConfiguration(parent: 1, outer: 100), 1500), (VLANConfiguration(parent: 1, outer: 100, inner: 7), 1496),
+      (VLANConfiguration(parent: 1, proto: 0x88A8, outer: 100), 1496),
+      (VLANConfiguration(parent: 1, proto: 0x88A8, outer: 100, inner: 7), 1492),
+      (VLANConfiguration(parent: 1, proto: 0x9100, outer: 100, inner: 7), 1492),
+    ] as [(VLANConfiguration, UInt16)])
+  func fitTheirParentsMTU(_ vlan: VLANConfiguration, most: UInt16) throws {
+    let fixture = try Fixture()
+    func inForce() -> [UInt16?] {
+      [fixture.memory.reader.interface(5)?.entry.mtu, fixture.memory.reader.nexthop(5)?.entry.mtu]
+    }
+    do throws(Refusal) {
+      try fixture.programmer.apply(fixture.vlan(5, vlan, mtu: most + 1))
+      Issue.record("MTU \(most + 1) is taken")
+    } catch {
+      #expect(error.code == .outOfRange)
+      for word in ["interface 5", "MTU \(most + 1)", "1500 of its parent 1"] {
+        #expect(error.reason.contains(word), "\(error.reason)")
+      }
+      if most < 1500 { #expect(error.reason.contains("to \(most) at most")) }
+    }
+    try fixture.apply(fixture.vlan(5, vlan, mtu: most), fixture.encap(5))
+    #expect(inForce() == [most, most])
+    // The parent's is lowered: the VLAN's is cut, and refused as it was; raised again, it comes back.
+    var parent = fixture.pod(1)
+    parent.mtu = 1400
+    try fixture.apply(.setInterface(parent))
+    #expect(inForce() == [most - 100, most - 100])
+    #expect(fixture.refusal(fixture.vlan(5, vlan, mtu: most)) == .outOfRange)
+    #expect(inForce() == [most - 100, most - 100])
+    parent.mtu = 1450
+    try fixture.apply(.setInterface(parent))
+    #expect(inForce() == [most - 50, most - 50])
+    parent.mtu = 9000
+    try fixture.apply(.setInterface(parent))
+    #expect(inForce() == [most, most])
+    try fixture.apply(fixture.vlan(5, vlan, mtu: most + 7500))
+    #expect(inForce() == [most + 7500, most + 7500])
+    // An MTU that leaves nothing.
+    parent.mtu = 68
+    try fixture.apply(.setInterface(parent))
+    #expect(inForce() == [most - 1432, most - 1432])
+  }
+
+  /// A TAP takes frames of any length.
+  @Test func fitATap() throws {
+    let fixture = try Fixture()
+    var tap = fixture.pod(8, .usual)
+    tap.port = .tap
+    var vlan = Self.two
+    vlan.parent = 8
+    try fixture.apply(.setInterface(tap), fixture.vlan(5, vlan, mtu: 1500))
+    #expect(fixture.memory.reader.interface(5)?.entry.mtu == 1500)
+    #expect(fixture.refusal(fixture.vlan(5, vlan, mtu: 1501)) == .outOfRange)
   }
 
   @Test func areRefused() throws {
