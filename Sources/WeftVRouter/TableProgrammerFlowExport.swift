@@ -39,7 +39,7 @@ extension TableProgrammer {
     let workers = UInt32(clamping: memory.workers)
     memory.flowExport.publish(
       FlowExportSettings(
-        perSecond: export.rate == 0 ? 0 : max(1, export.rate / workers),
+        perSecond: export.rate == 0 ? 0 : max(1, export.rate / max(1, workers)),
         sample: export.selection == .all ? export.sample : 0, updateSeconds: export.updateSeconds))
   }
 }
