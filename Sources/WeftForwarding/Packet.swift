@@ -115,6 +115,8 @@ enum LinkDestination: UInt8 {
   /// With several workers: the frame of the batch that it is in, what those before have found out about it, and the
   /// other worker that it goes to.
   var frame: UInt8 = 0
+  /// Its lookup among those of the batch (`RouteAhead`).
+  var ahead = RouteAhead.none
   var marks = HandOverMark(rawValue: 0)
   var worker = Packet.noWorker
 

@@ -24,6 +24,7 @@ import WeftWire
   let seed: UInt64
   var batch = Batch()
   var fast = FastBatch()
+  var ahead = RouteAhead()
   /// Simple packets of known flows go the short way (FastPath.swift). The result is the same; this is for comparing.
   public var usesFastPath = true
   var open = OpenChains()
@@ -87,6 +88,7 @@ import WeftWire
     batch.deallocate()
     recent.deallocate()
     fast.deallocate()
+    ahead.deallocate()
     open.deallocate()
     sharing.deallocate()
     tx.deallocate()
@@ -129,6 +131,7 @@ import WeftWire
     if isShared { own(now) }
     if interface.entry.isFabric { coalesce() }
     if polices { policeIngress() }
+    lookAhead()
     classify(now)
     note(.classify)
     if !tables.policy.hasNoActions { enact() }

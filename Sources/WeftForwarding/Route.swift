@@ -26,8 +26,7 @@ extension PacketPath {
     for _ in 0..<4 {
       guard tables.hasVRF(packet.vrf) else { return drop(&packet, .noVRF) }
       if !packet.isOwn, destination == NeighborDiscovery.routerLinkLocal { return answerEcho(&packet) }
-      let number =
-        packet.isV4 ? tables.route(vrf: packet.vrf, v4: destination.v4) : tables.route(vrf: packet.vrf, v6: destination)
+      let number = routeNumber(packet, destination)
       guard number != 0 else { return refuse(&packet, .noRoute, .noRoute) }
       packet.path = tables.paths[number]
       packet.pathNumber = number

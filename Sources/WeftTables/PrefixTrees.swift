@@ -2,7 +2,7 @@ import CLinux
 import WeftSystem
 import WeftWire
 
-/// Longest-prefix match for all VRFs and both families: multibit trees of 8 bits a step.
+/// Longest-prefix match for the IPv4 routes of all VRFs: multibit trees of 8 bits a step.
 ///
 /// A node is 256 slots of 8 bytes: the path of the longest prefix that ends in this node and covers the slot (low 32
 /// bits), and the node of the next step (high 32 bits); 0 for none. A lookup walks down and keeps the last path it
@@ -107,13 +107,7 @@ public final class PrefixTrees: @unchecked Sendable {
   }
 
   private func octet(_ address: IPAddress, _ level: Int) -> Int {
-    if address.isV4 {
-      let shift = UInt32(24 - 8 * level)
-      return Int(UInt8(truncatingIfNeeded: address.v4 >> shift))
-    }
-    let half: UInt64 = level < 8 ? address.high : address.low
-    let shift = UInt64(56 - 8 * (level & 7))
-    return Int(UInt8(truncatingIfNeeded: half >> shift))
+    Int(UInt8(truncatingIfNeeded: address.v4 >> UInt32(24 - 8 * level)))
   }
 
   private func makeNode() -> UInt32? {
@@ -174,20 +168,24 @@ public final class PrefixTrees: @unchecked Sendable {
     return best
   }
 
-  /// The same for an IPv6 address.
-  @inlinable @inline(__always) public func lookup(root: UInt32, v6 address: IPAddress) -> UInt32 {
-    var node = root
-    var best: UInt32 = 0
-    var rest = address.high
-    for level in 0..<16 {
-      if level == 8 { rest = address.low }
-      let entry = load(node, UInt32(truncatingIfNeeded: rest >> 56))
-      let path = UInt32(truncatingIfNeeded: entry)
-      if path != 0 { best = path }
-      node = UInt32(truncatingIfNeeded: entry >> 32)
-      if node == 0 { break }
-      rest <<= 8
-    }
-    return best
+  // For `RouteBatch`.
+
+  @inlinable @inline(__always) func begin(root: UInt32, _ address: UInt32) -> RouteWalk {
+    var walk = RouteWalk(high: UInt64(address) << 32, low: 0, node: root, path: 0)
+    step(&walk)
+    return walk
+  }
+
+  @inlinable @inline(__always) func step(_ walk: inout RouteWalk) {
+    let entry = load(walk.node, UInt32(truncatingIfNeeded: walk.high >> 56))
+    let path = UInt32(truncatingIfNeeded: entry)
+    walk.path = path == 0 ? walk.path : path
+    walk.node = UInt32(truncatingIfNeeded: entry >> 32)
+    walk.high <<= 8
+  }
+
+  @inlinable @inline(__always) func prefetch(_ walk: RouteWalk) {
+    let offset = Int(walk.node) &* 2048 &+ Int(truncatingIfNeeded: walk.high >> 56) &* 8
+    unsafe weft_prefetch(base + offset)
   }
 }

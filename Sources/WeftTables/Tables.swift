@@ -9,6 +9,7 @@ import WeftWire
   /// Two for each VRF: the roots of its IPv4 and IPv6 routes; 0 where there is no VRF.
   public let roots: DirectTableReader
   public let routes: PrefixTreesReader
+  public let routes6: CompressedTreesReader
   public let paths: PathTableReader
   @usableFromInline let routeGeneration: DirectTableReader
   public let labels: DirectTableReader
@@ -72,7 +73,7 @@ import WeftWire
 
   @inlinable @inline(__always) public func route(vrf: UInt32, v6 address: IPAddress) -> UInt32 {
     let root = roots[vrf &* 2 &+ 1]
-    return root == 0 ? 0 : routes.lookup(root: root, v6: address)
+    return root == 0 ? 0 : routes6.lookup(root: root, v6: address)
   }
 }
 
@@ -113,6 +114,7 @@ public final class TableMemory: @unchecked Sendable {
   public let nexthops: PointerTable
   public let roots: DirectTable
   public let routes: PrefixTrees
+  public let routes6: CompressedTrees
   public let paths: PathTable
   public let labels: DirectTable
   public let vnis: DirectTable
@@ -141,6 +143,7 @@ public final class TableMemory: @unchecked Sendable {
     nexthops = try PointerTable(capacity: sizes.nexthops, what: "nexthops")
     roots = try DirectTable(capacity: sizes.vrfs * 2, what: "VRFs")
     routes = try PrefixTrees(nodes: sizes.routeNodes, epochs: epochs)
+    routes6 = try CompressedTrees(nodes: sizes.routeNodes, roots: sizes.vrfs * 2, epochs: epochs)
     paths = try PathTable(capacity: sizes.routes + sizes.bridge, epochs: epochs)
     labels = try DirectTable(capacity: 1 << 20, what: "labels")
     vnis = try DirectTable(capacity: 1 << 24, what: "VNIs")
@@ -161,7 +164,8 @@ public final class TableMemory: @unchecked Sendable {
   public var reader: Tables {
     Tables(
       interfaces: interfaces.reader, nexthops: nexthops.reader, roots: roots.reader, routes: routes.reader,
-      paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader, vnis: vnis.reader,
+      routes6: routes6.reader, paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader,
+      vnis: vnis.reader,
       bridge: bridge.reader, subinterfaces: subinterfaces.reader, vrfBits: vrfBits.reader,
       neighbors: neighbors.reader, nat: nat.reader, policy: policy.reader, gateways: gateways.reader,
       fatFlows: fatFlows.reader, policers: policers.reader, classifiers: classifiers.reader, remarks: remarks.reader,

@@ -151,7 +151,8 @@ extension TableProgrammer {
       applyBridging(of: new, old.configuration)
       return
     }
-    guard memory.routes.nodesFree >= 2, let root4 = memory.routes.makeRoot(), let root6 = memory.routes.makeRoot()
+    guard memory.routes.nodesFree > 0, memory.routes6.nodesFree > 0, let root4 = memory.routes.makeRoot(),
+      let root6 = memory.routes6.makeRoot()
     else {
       throw Refusal(.tableFull, "no room for the routes of another VRF; start the forwarder with more route nodes")
     }
@@ -171,7 +172,7 @@ extension TableProgrammer {
     memory.roots.set(Int(id) * 2, 0)
     memory.roots.set(Int(id) * 2 + 1, 0)
     memory.routes.releaseRoot(entry.value.root4)
-    memory.routes.releaseRoot(entry.value.root6)
+    memory.routes6.releaseRoot(entry.value.root6)
     vrfNames[entry.value.configuration.name] = nil
     vrfs.remove(id)
   }

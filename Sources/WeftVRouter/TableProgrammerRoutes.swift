@@ -65,14 +65,17 @@ extension TableProgrammer {
       guard routes.count < Int(limits.routes) else {
         throw Refusal(.tableFull, "all \(limits.routes) routes are in use; start the forwarder with more")
       }
-      let needed = PrefixTrees.nodesNeeded(length: new.prefix.length)
-      if memory.routes.nodesFree < needed { memory.epochs.reclaim() }
-      guard memory.routes.nodesFree >= needed else {
+      if !hasNodes(for: new.prefix) { memory.epochs.reclaim() }
+      guard hasNodes(for: new.prefix) else {
         throw Refusal(.tableFull, "all \(limits.routeNodes) route nodes are in use; start the forwarder with more")
       }
     }
     let path = try acquirePath(new.nexthop, new.label)
-    memory.routes.set(root: root(key), new.prefix, path: path, isNew: old == nil)
+    if new.prefix.isV4 {
+      memory.routes.set(root: root(key), new.prefix, path: path, isNew: old == nil)
+    } else {
+      memory.routes6.set(root: root(key), new.prefix, path: path)
+    }
     memory.paths.advance()
     nexthops.use(new.nexthop, 1)
     if let old {
@@ -83,6 +86,13 @@ extension TableProgrammer {
     }
     routes.set(key, Route(configuration: new, path: path), generation: generation)
     noteGateway(new.vrf, new.prefix, leadsTo: nexthops[new.nexthop]?.value)
+  }
+
+  /// Each family has its nodes.
+  private func hasNodes(for prefix: IPPrefix) -> Bool {
+    prefix.isV4
+      ? memory.routes.nodesFree >= PrefixTrees.nodesNeeded(length: prefix.length)
+      : memory.routes6.nodesFree >= CompressedTrees.nodesNeeded(length: prefix.length)
   }
 
   /// Multicast groups lead to multicast nexthops, and nothing else does.
@@ -130,8 +140,11 @@ extension TableProgrammer {
       throw Refusal(.notFound, "VRF \(key.vrf) has no route to \(key.prefix)")
     }
     routes.remove(key)
-    memory.routes.remove(root: root(key), key.prefix) { prefix in
-      routes[RouteKey(vrf: key.vrf, prefix: prefix)]?.value.path
+    let covering = { (prefix: IPPrefix) in self.routes[RouteKey(vrf: key.vrf, prefix: prefix)]?.value.path }
+    if key.prefix.isV4 {
+      memory.routes.remove(root: root(key), key.prefix, covering: covering)
+    } else {
+      memory.routes6.remove(root: root(key), key.prefix, covering: covering)
     }
     memory.paths.release(old.path)
     nexthops.use(old.configuration.nexthop, -1)

@@ -15,35 +15,76 @@ private struct NaiveRoutes {
   }
 }
 
-/// The trees with what their caller has to keep.
+/// The trees of both families with what their caller has to keep. A root stands for one of each.
 private final class Trees {
   let epochs: Epochs
   let trees: PrefixTrees
+  let trees6: CompressedTrees
+  var roots6: [UInt32: UInt32] = [:]
   var models: [UInt32: NaiveRoutes] = [:]
 
   init(nodes: Int, workers: Int = 0) throws {
     epochs = try Epochs(workers: workers)
     trees = try PrefixTrees(nodes: nodes, epochs: epochs)
+    trees6 = try CompressedTrees(nodes: nodes, epochs: epochs)
   }
 
   func makeRoot() throws -> UInt32 {
     let root = try #require(trees.makeRoot())
+    let root6 = try #require(trees6.makeRoot())
+    roots6[root] = root6
     models[root] = NaiveRoutes()
     return root
   }
 
+  func releaseRoot(_ root: UInt32) {
+    trees.releaseRoot(root)
+    trees6.releaseRoot(roots6[root]!)
+  }
+
   func set(_ root: UInt32, _ prefix: IPPrefix, _ path: UInt32) {
-    trees.set(root: root, prefix, path: path, isNew: models[root]!.paths[prefix] == nil)
+    let needed = Trees.nodesNeeded(isV4: prefix.isV4, length: prefix.length)
+    if nodesFree(isV4: prefix.isV4) < needed { epochs.reclaim() }
+    if prefix.isV4 {
+      trees.set(root: root, prefix, path: path, isNew: models[root]!.paths[prefix] == nil)
+    } else {
+      trees6.set(root: roots6[root]!, prefix, path: path)
+    }
     models[root]!.paths[prefix] = path
   }
 
   func remove(_ root: UInt32, _ prefix: IPPrefix) {
     models[root]!.paths[prefix] = nil
-    trees.remove(root: root, prefix) { self.models[root]!.paths[$0] }
+    if prefix.isV4 {
+      trees.remove(root: root, prefix) { self.models[root]!.paths[$0] }
+    } else {
+      trees6.remove(root: roots6[root]!, prefix) { self.models[root]!.paths[$0] }
+    }
   }
 
   func lookup(_ root: UInt32, _ address: IPAddress) -> UInt32 {
-    address.isV4 ? trees.reader.lookup(root: root, v4: address.v4) : trees.reader.lookup(root: root, v6: address)
+    address.isV4
+      ? trees.reader.lookup(root: root, v4: address.v4) : trees6.reader.lookup(root: roots6[root]!, v6: address)
+  }
+
+  /// The same, side by side.
+  func lookup(_ root: UInt32, _ addresses: [IPAddress]) -> [UInt32] {
+    var batch = RouteBatch()
+    defer { batch.deallocate() }
+    if addresses[0].isV4 {
+      for address in addresses { batch.add(trees.reader, root: root, v4: address.v4) }
+      batch.finish(trees.reader)
+    } else {
+      for address in addresses { batch.add(trees6.reader, root: roots6[root]!, v6: address) }
+      batch.finish(trees6.reader)
+    }
+    return addresses.indices.map { batch.path($0) }
+  }
+
+  func nodesUsed(isV4: Bool) -> Int { isV4 ? trees.nodesUsed : trees6.nodesUsed }
+  func nodesFree(isV4: Bool) -> Int { isV4 ? trees.nodesFree : trees6.nodesFree }
+  static func nodesNeeded(isV4: Bool, length: Int) -> Int {
+    isV4 ? PrefixTrees.nodesNeeded(length: length) : CompressedTrees.nodesNeeded(length: length)
   }
 }
 
@@ -79,11 +120,11 @@ private final class Trees {
           ? IPAddress(v4: prefix.address.v4 - 1) : IPAddress(high: prefix.address.high, low: prefix.address.low - 1)
         #expect(trees.lookup(root, before) == 0, "\(prefix)")
       }
-      #expect(trees.trees.nodesUsed <= 1 + PrefixTrees.nodesNeeded(length: length))
+      #expect(trees.nodesUsed(isV4: isV4) <= 1 + Trees.nodesNeeded(isV4: isV4, length: length))
       trees.remove(root, prefix)
       trees.epochs.reclaim()
       #expect(trees.lookup(root, prefix.address) == 0)
-      #expect(trees.trees.nodesUsed == 1, "\(prefix)")
+      #expect(trees.nodesUsed(isV4: isV4) == 1, "\(prefix)")
     }
   }
 
@@ -106,7 +147,7 @@ private final class Trees {
       }
       #expect(trees.lookup(root, base) == 0)
       trees.epochs.reclaim()
-      #expect(trees.trees.nodesUsed == 1)
+      #expect(trees.nodesUsed(isV4: isV4) == 1)
     }
   }
 
@@ -138,9 +179,11 @@ private final class Trees {
         random.below(5) == 0 ? trees.set(root, any, UInt32(1 + random.below(1000))) : trees.remove(root, any)
       }
       if step % 7 == 0 { trees.epochs.reclaim() }
-      for _ in 0..<3 {
-        let probe = address()
+      let probes = (0..<3).map { _ in address() }
+      let found = trees.lookup(root, probes)
+      for (probe, path) in zip(probes, found) {
         #expect(trees.lookup(root, probe) == trees.models[root]!.lookup(probe), "step \(step), \(probe)")
+        #expect(trees.models[root]!.lookup(probe) == path, "step \(step), \(probe), in a batch")
       }
     }
     for root in roots {
@@ -149,10 +192,10 @@ private final class Trees {
       for prefix in model.paths.keys.sorted(by: { $0.description < $1.description }) { trees.remove(root, prefix) }
     }
     trees.epochs.reclaim()
-    #expect(trees.trees.nodesUsed == 2, "every inner node has come back")
-    for root in roots { trees.trees.releaseRoot(root) }
+    #expect(trees.nodesUsed(isV4: isV4) == 2, "every inner node has come back")
+    for root in roots { trees.releaseRoot(root) }
     trees.epochs.reclaim()
-    #expect(trees.trees.nodesUsed == 0 && trees.trees.nodesFree == 6000)
+    #expect(trees.nodesUsed(isV4: isV4) == 0 && trees.nodesFree(isV4: isV4) == 6000)
   }
 
   /// Nodes that come back are empty, and there are never more than were asked for.
@@ -200,6 +243,8 @@ private final class Trees {
     trees.set(root, Self.prefix("10.0.0.0/8"), 100)
     trees.set(root, Self.prefix("fd00::/8"), 200)
     let reader = trees.trees.reader
+    let reader6 = trees.trees6.reader
+    let root6 = trees.roots6[root]!
     let watch = Watch()
     let inside4 = Self.address("10.77.88.99").v4
     let inside6 = Self.address("fd00:77:88::99")
@@ -209,7 +254,7 @@ private final class Trees {
         worker.comeOnline()
         while !watch.isStopped {
           let four = reader.lookup(root: root, v4: inside4)
-          let six = reader.lookup(root: root, v6: inside6)
+          let six = reader6.lookup(root: root6, v6: inside6)
           if four != 100 && !(1...50).contains(four) { watch.sawWrong() }
           if six != 200 && !(51...99).contains(six) { watch.sawWrong() }
           watch.readAll()
@@ -222,7 +267,7 @@ private final class Trees {
     for _ in 0..<30_000 {
       let four = IPPrefix(IPAddress(v4: inside4), length: 9 + random.below(24))!
       let six = IPPrefix(inside6, length: 9 + random.below(120))!
-      if trees.trees.nodesFree > 20, random.below(2) == 0 {
+      if trees.trees.nodesFree > 20, trees.trees6.nodesFree > 20, random.below(2) == 0 {
         trees.set(root, four, UInt32(1 + random.below(50)))
         trees.set(root, six, UInt32(51 + random.below(49)))
       } else {

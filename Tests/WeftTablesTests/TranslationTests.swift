@@ -19,7 +19,7 @@ import WeftWire
       worker = try NATWorker(worker: 0, seed: 1)
       for vrf in [inside, other, outside] {
         memory.roots.set(Int(vrf) * 2, memory.routes.makeRoot()!)
-        memory.roots.set(Int(vrf) * 2 + 1, memory.routes.makeRoot()!)
+        memory.roots.set(Int(vrf) * 2 + 1, memory.routes6.makeRoot()!)
       }
       memory.publish(nexthop: 1, NexthopEntry(kind: .encap))
       memory.publish(nexthop: 3, NexthopEntry(kind: .receive))
@@ -41,7 +41,11 @@ import WeftWire
       let prefix = IPPrefix(prefix)!
       let path = memory.paths.acquire(Path(nexthop: nexthop, label: 0))!
       let root = memory.roots.reader[vrf * 2 + (prefix.isV4 ? 0 : 1)]
-      memory.routes.set(root: root, prefix, path: path, isNew: true)
+      if prefix.isV4 {
+        memory.routes.set(root: root, prefix, path: path, isNew: true)
+      } else {
+        memory.routes6.set(root: root, prefix, path: path)
+      }
     }
 
     func translate(

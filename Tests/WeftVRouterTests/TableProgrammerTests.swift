@@ -278,6 +278,7 @@ struct TableProgrammerTests {
     #expect(fixture.devices.open.isEmpty)
     fixture.memory.epochs.reclaim()
     #expect(fixture.memory.routes.nodesUsed == 0)
+    #expect(fixture.memory.routes6.nodesUsed == 0)
   }
 
   @Test("a fabric interface's new MAC reaches its tunnels")

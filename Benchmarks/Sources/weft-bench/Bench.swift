@@ -12,7 +12,7 @@ struct Bench: ParsableCommand {
 
 /// The parts that can be asked for.
 enum Part: String, CaseIterable, ExpressibleByArgument {
-  case pipeline, flows, lpm, policy, ring
+  case pipeline, flows, lpm, policy, ring, memory
 }
 
 struct Measure: ParsableCommand {
@@ -34,6 +34,7 @@ struct Measure: ParsableCommand {
       case .lpm: try Routes.measure(quick: quick)
       case .policy: try PolicyRules.measure(quick: quick)
       case .ring: try Ring.measure(quick: quick)
+      case .memory: try Memory.measure(quick: quick)
       }
     }
   }

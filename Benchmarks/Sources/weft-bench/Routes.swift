@@ -52,19 +52,29 @@ enum Routes {
       prefixes.append(made)
     }
     let before = measure_resident()
-    let trees = try PrefixTrees(nodes: nodes, epochs: epochs)
-    guard let root = trees.makeRoot() else { throw BenchmarkError("\(name): no room for a root") }
+    let isV4 = prefixes[0].isV4
+    let trees = try PrefixTrees(nodes: isV4 ? nodes : 1, epochs: epochs)
+    let trees6 = try CompressedTrees(nodes: isV4 ? 1 : nodes, epochs: epochs)
+    guard let root = isV4 ? trees.makeRoot() : trees6.makeRoot() else {
+      throw BenchmarkError("\(name): no room for a root")
+    }
     let build = elapsed {
       for (index, prefix) in prefixes.enumerated() {
-        trees.set(root: root, prefix, path: UInt32(index & 1023) + 1, isNew: true)
+        if isV4 {
+          trees.set(root: root, prefix, path: UInt32(index & 1023) + 1, isNew: true)
+        } else {
+          trees6.set(root: root, prefix, path: UInt32(index & 1023) + 1)
+        }
       }
+      epochs.reclaim()
     }
     Report.value("\(name).build", build / 1e6, "ms")
     Report.value("\(name).build-rate", Double(count) / build * 1000, "M routes/s")
     Report.value("\(name).memory", Double(measure_resident() - before) / 1_048_576, "MiB")
-    Report.value("\(name).nodes", Double(trees.nodesUsed), "nodes")
-    let measured = Measured(name: name, root: root, reader: trees.reader, rounds: quick ? 5 : 15)
-    if prefixes[0].isV4 {
+    Report.value("\(name).nodes", Double(isV4 ? trees.nodesUsed : trees6.nodesUsed), "nodes")
+    let measured = Measured(
+      name: name, root: root, reader: trees.reader, reader6: trees6.reader, rounds: quick ? 5 : 15)
+    if isV4 {
       try measured.compare(prefixes, addresses4(prefixes, &random))
     } else {
       try measured.compare(prefixes, addresses6(prefixes, &random))
@@ -98,16 +108,35 @@ private struct Measured {
   let name: String
   let root: UInt32
   let reader: PrefixTreesReader
+  let reader6: CompressedTreesReader
   let rounds: Int
 
   func compare(_ prefixes: [IPPrefix], _ addresses: [UInt32]) throws {
     let ours = addresses.withUnsafeBufferPointer { addresses in
       chain { reader.lookup(root: root, v4: addresses[$0]) }
-      return time("") {
+      let alone = time(".alone") {
         var sum: UInt32 = 0
         for at in addresses.indices { sum &+= reader.lookup(root: root, v4: addresses[at]) }
         return sum
       }
+      var batch = RouteBatch()
+      defer { batch.deallocate() }
+      let found = time("") {
+        var sum: UInt32 = 0
+        var at = 0
+        while at < addresses.count {
+          batch.removeAll()
+          for index in at..<min(at + RouteBatch.capacity, addresses.count) {
+            batch.add(reader, root: root, v4: addresses[index])
+          }
+          batch.finish(reader)
+          for index in 0..<batch.count { sum &+= batch.path(index) }
+          at += RouteBatch.capacity
+        }
+        return sum
+      }
+      precondition(alone == found, "lookups side by side find other paths")
+      return found
     }
     for (design, label) in [
       (prefixes_dir_24_8, "dir-24-8"), (prefixes_16_8, "16-8"), (prefixes_16_8_batched, "16-8-batched"),
@@ -119,12 +148,30 @@ private struct Measured {
 
   func compare(_ prefixes: [IPPrefix], _ addresses: [IPAddress]) throws {
     let ours = addresses.withUnsafeBufferPointer { addresses in
-      chain { reader.lookup(root: root, v6: addresses[$0]) }
-      return time("") {
+      chain { reader6.lookup(root: root, v6: addresses[$0]) }
+      let alone = time(".alone") {
         var sum: UInt32 = 0
-        for at in addresses.indices { sum &+= reader.lookup(root: root, v6: addresses[at]) }
+        for at in addresses.indices { sum &+= reader6.lookup(root: root, v6: addresses[at]) }
         return sum
       }
+      var batch = RouteBatch()
+      defer { batch.deallocate() }
+      let found = time("") {
+        var sum: UInt32 = 0
+        var at = 0
+        while at < addresses.count {
+          batch.removeAll()
+          for index in at..<min(at + RouteBatch.capacity, addresses.count) {
+            batch.add(reader6, root: root, v6: addresses[index])
+          }
+          batch.finish(reader6)
+          for index in 0..<batch.count { sum &+= batch.path(index) }
+          at += RouteBatch.capacity
+        }
+        return sum
+      }
+      precondition(alone == found, "lookups side by side find other paths")
+      return found
     }
     let words = addresses.flatMap { [$0.high, $0.low] }
     for (design, label) in [
