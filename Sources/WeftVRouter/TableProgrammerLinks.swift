@@ -81,6 +81,7 @@ extension TableProgrammer {
     try checkFlags(of: new)
     try checkVLAN(of: new)
     try checkFatFlows(new)
+    try checkXDP(of: new)
     try checkQoS(new)
   }
 
