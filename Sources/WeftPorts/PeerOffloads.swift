@@ -8,10 +8,10 @@ import WeftWire
 ///
 /// A finished checksum may by chance be the pseudo-header's sum. To finish it again gives the same: the sum of
 /// everything else is what it was. So nothing that is whole becomes damaged.
-enum PeerOffloads {
+public enum PeerOffloads {
   /// Looks at a frame. `mtu`: TCP packets above are super-frames, of segments of that size. `isFabric`: within tunnels.
   @inline(__always)
-  static func find(_ frame: Bytes, _ length: Int, mtu: Int, isFabric: Bool, _ virtio: inout VirtioNetHeader) {
+  public static func find(_ frame: Bytes, _ length: Int, mtu: Int, isFabric: Bool, _ virtio: inout VirtioNetHeader) {
     guard let packet = Packet(ethernet: frame, at: 0, end: length) else { return }
     if isFabric {
       findInside(frame, length, packet, mtu: mtu, &virtio)

@@ -19,11 +19,11 @@ public enum XDPSelection: Hashable, Sendable {
 /// the host's, where they find no first one and time out without an answer. That is what AF_PACKET ports do too
 /// (`TunnelFilter`). A tag with VLAN 0 is none (IEEE 802.1Q section 6.9). IPv6 extension headers are not looked behind:
 /// no sender of tunnels has them.
-enum XDPFilter {
+public enum XDPFilter {
   /// XDP_DROP, for what is the forwarder's and has no socket: the host must not answer it.
-  static let drop: Int32 = 1
+  public static let drop: Int32 = 1
   /// XDP_PASS: on to the host.
-  static let pass: Int32 = 2
+  public static let pass: Int32 = 2
   /// bpf_redirect_map
   private static let redirectMap: Int32 = 51
   /// Of `struct xdp_md`.
@@ -33,7 +33,8 @@ enum XDPFilter {
 
   // Registers: 6 the context, 7 where the frame begins (behind a tag that is none: 4 bytes on), 8 where it ends.
 
-  static func program(_ selection: XDPSelection, map: Int32) -> [bpf_insn] {
+  /// `map`: the descriptor of the map of sockets.
+  public static func program(_ selection: XDPSelection, map: Int32) -> [bpf_insn] {
     var code = EBPFAssembler()
     code.move(to: 6, from: 1)
     if case .tunnels(let addresses, let vlans) = selection {
