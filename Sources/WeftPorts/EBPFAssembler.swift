@@ -65,7 +65,9 @@ struct EBPFAssembler {
   mutating func jumpUnlessWord(_ value: UInt32, to target: String) {
     step(0x56, 0, 0, Int32(bitPattern: value), target)
   }
-  mutating func jumpIfAbove(_ register: UInt8, _ other: UInt8, to target: String) { step(0x2D, register, other, 0, target) }
+  mutating func jumpIfAbove(_ register: UInt8, _ other: UInt8, to target: String) {
+    step(0x2D, register, other, 0, target)
+  }
   mutating func jump(to target: String) { step(0x05, 0, 0, 0, target) }
 
   // MARK: calls

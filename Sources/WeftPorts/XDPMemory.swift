@@ -7,6 +7,8 @@ import WeftSystem
 public struct XDPLayout: Hashable, Sendable {
   /// XDP_PACKET_HEADROOM: the kernel leaves so many bytes before what it receives.
   static let headroom = 256
+  /// struct skb_shared_info: what drivers, and a veth, leave behind it in a page of their own.
+  static let tailroom = 320
 
   public struct Share: Hashable, Sendable {
     /// Powers of two; `send` may be 0.
@@ -29,7 +31,7 @@ public struct XDPLayout: Hashable, Sendable {
   public init(mtu: Int, largest: Int, shares: [Share]) {
     let longest = max(mtu + 14 + 8, largest)
     frameBytes = longest + Self.headroom <= 2048 ? 2048 : 4096
-    usesFragments = longest + Self.headroom > 4096
+    usesFragments = longest + Self.headroom + Self.tailroom > 4096
     self.shares = shares
   }
 

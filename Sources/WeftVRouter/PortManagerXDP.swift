@@ -90,7 +90,9 @@ extension PortManager {
       } catch {
         // In the stack it would be no better where something else has the interface.
         guard number + 1 < modes.count, error.code != EBUSY, error.code != EEXIST else { throw error }
-        logger.info("\(device) takes no XDP program in its driver; it goes into the kernel's stack", metadata: ["reason": "\(error)"])
+        logger.info(
+          "\(device) takes no XDP program in its driver; it goes into the kernel's stack",
+          metadata: ["reason": "\(error)"])
       }
     }
     guard let opened, let mode else { throw SystemError("open", device, code: EINVAL) }
@@ -177,7 +179,8 @@ extension PortManager {
     let vlans = Array(Set(port.vlans.values.map(\.outer))).sorted()
     guard vlans.count <= XDPSelection.maximumVLANs else {
       throw SystemError(
-        "take frames of \(vlans.count) VLANs from", "\(device) (af_xdp takes \(XDPSelection.maximumVLANs))", code: E2BIG)
+        "take frames of \(vlans.count) VLANs from", "\(device) (af_xdp takes \(XDPSelection.maximumVLANs))", code: E2BIG
+      )
     }
     try xdp.select(
       selection(of: port.configuration, vlans: vlans), isOpen: port.vlans.count > port.fabricVLANs.count,

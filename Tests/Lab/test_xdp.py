@@ -1,8 +1,11 @@
 """Ports of kind af_xdp, to the fabric and to pods, with the program in the driver and in the kernel's stack."""
+import contextlib
 import json
+import os
+import pathlib
 
 import pytest
-from lab import TRAFFIC, ROUTER_MAC, Lab, Pod, Transfer, run, wait_for
+from lab import TRAFFIC, ROUTER_MAC, Lab, Pod, Transfer, wait_for
 
 MODES = ["native", "skb"]
 FAMILIES = [4, 6]
@@ -213,3 +216,89 @@ class TestKernelPeer:
             outcome = sender.exec(TRAFFIC, "udp-sizes", address, 6400 + family, 1, largest)
         assert json.loads(outcome.stdout) == {"wrong": []}
         assert sender.checksum_errors() == {} and receiver.checksum_errors() == {}
+
+
+@contextlib.contextmanager
+def made(*options, cores=None):
+    """A lab, and a pod on each of its nodes."""
+    before = os.environ.get("WEFT_LAB_CORES")
+    if cores:
+        os.environ["WEFT_LAB_CORES"] = cores
+    lab = None
+    try:
+        lab = Lab(*options)
+        yield lab, lab.pod("n1", "blue1", "blue"), lab.pod("n2", "blue2", "blue")
+    finally:
+        if cores:
+            os.environ.pop("WEFT_LAB_CORES")
+        if before is not None:
+            os.environ["WEFT_LAB_CORES"] = before
+        left = lab.down() if lab else ""
+    assert left == "", f"left behind:\n{left}"
+
+
+def opened(lab, node, device):
+    """What the forwarder said when it opened an interface: a line for each time."""
+    log = pathlib.Path(lab.folder, node, "forwarder.log").read_text(errors="replace")
+    return [line for line in log.splitlines() if f"is {device}" in line and "af_xdp" in line]
+
+
+def check(sender, receiver, size=4 << 20):
+    for family in FAMILIES:
+        address = receiver.address(family)
+        assert sender.reaches(address, count=1)
+        largest = sender.mtu - (28 if family == 4 else 48)
+        for one in (56, largest // 2, largest):
+            assert sender.ping(address, count=10, size=one, more=["-M", "do"]) == (10, 0), f"IPv{family}, {one} bytes"
+        there = Transfer(sender, receiver, family, size, streams=4)
+        back = Transfer(receiver, sender, family, size, streams=4)
+        there.finish()
+        back.finish()
+    assert sender.checksum_errors() == {} and receiver.checksum_errors() == {}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_two_workers_and_the_queues_of_the_fabric():
+    """One queue: one worker receives, the other sends in its own way. Then two, which the forwarder finds by itself."""
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
+    with made("--fabric", keys("native"), "--pods", keys("native"), cores=cores) as (lab, sender, receiver):
+        check(sender, receiver)
+        for node in (lab.n1, lab.n2):
+            node.exec("ethtool", "-L", "fab0", "rx", "2", "tx", "1")
+        for node in ("n1", "n2"):
+            wait_for(lambda: len(opened(lab, node, "fab0")) > 1, 10, "the interface opened anew")
+            assert "queues=2" in opened(lab, node, "fab0")[-1], opened(lab, node, "fab0")
+        for node in (lab.n1, lab.n2):
+            node.exec("ethtool", "-L", "fab0", "rx", "2", "tx", "2")
+        check(sender, receiver)
+        for node in (lab.n1, lab.n2):
+            node.exec("ethtool", "-L", "fab0", "rx", "2", "tx", "1")
+            node.exec("ethtool", "-L", "fab0", "rx", "1", "tx", "1", check=False)
+        check(sender, receiver)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mtu", [3000, 9000])
+def test_large_packets(mode, mtu):
+    """Frames of a place of 4 KiB, and of several places."""
+    with made("--fabric", keys(mode), "--pods", keys(mode), "--mtu", mtu) as (lab, sender, receiver):
+        assert sender.mtu == mtu - 50
+        check(sender, receiver)
+
+
+def test_busy_polling_and_copies():
+    """Settings arrive at the sockets; what the forwarder cannot give is refused by name."""
+    settings = "port: af_xdp, xdp: {mode: native, copy: copy, busy-poll: 20, busy-poll-budget: 16}"
+    with made("--fabric", settings, "--pods", settings) as (lab, sender, receiver):
+        check(sender, receiver)
+        assert "zero-copy=false" in opened(lab, "n1", "fab0")[0] and "mode=native" in opened(lab, "n1", "fab0")[0]
+
+
+def test_kinds_mixed():
+    """Super-frames of AF_PACKET ports go to AF_XDP ones in segments."""
+    with made("--fabric", keys("auto")) as (lab, sender, receiver):
+        second = lab.pod("n1", "blue1b", "blue")
+        check(sender, receiver)
+        check(sender, second)
+    with made("--pods", keys("auto")) as (lab, sender, receiver):
+        check(sender, receiver)

@@ -109,7 +109,8 @@ struct PeerOffloadsTests {
   func cut(_ isV4: Bool, _ isFabric: Bool) {
     let inner = Self.frame(isV4: isV4, proto: 6, payload: 20, isFinished: false)
     let payload: [UInt8] = [8, 0, 0, 0, 0, 19, 137, 0] + inner
-    let udp = XDPFilterTests.big(50_000) + XDPFilterTests.big(4789) + XDPFilterTests.big(UInt16(8 + payload.count)) + [0, 0]
+    let udp =
+      XDPFilterTests.big(50_000) + XDPFilterTests.big(4789) + XDPFilterTests.big(UInt16(8 + payload.count)) + [0, 0]
     let whole = XDPFilterTests.ethernet(0x0800, XDPFilterTests.v4(XDPFilterTests.ours4, proto: 17, udp + payload))
     for frame in [inner, whole] {
       for count in 1...frame.count {

@@ -22,14 +22,16 @@ struct XDPFilterTests {
     let program: Descriptor
 
     init(_ selection: XDPSelection, hasSocket: Bool = true) throws {
-      map = try Descriptor(weft_make_xskmap(1), "make", "map")
-      socket = try Descriptor(Glibc.socket(AF_XDP, Int32(SOCK_RAW.rawValue), 0), "open", "socket")
+      let map = try Descriptor(weft_make_xskmap(1), "make", "map")
+      let socket = try Descriptor(Glibc.socket(AF_XDP, Int32(SOCK_RAW.rawValue), 0), "open", "socket")
       if hasSocket { try #require(weft_map_set(map.raw, 0, socket.raw) == 0) }
       let code = XDPFilter.program(selection, map: map.raw)
       var log = [CChar](repeating: 0, count: 1 << 16)
       let loaded = weft_load_xdp(code, Int32(code.count), true, &log, UInt32(log.count))
       let words = String(decoding: log.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
       try #require(loaded >= 0, "\(SystemError.text(errno)): \(words)")
+      self.map = map
+      self.socket = socket
       program = Descriptor(owning: loaded)
     }
 
@@ -53,13 +55,16 @@ struct XDPFilterTests {
     return packet + [UInt8](repeating: 1, count: options * 4) + payload
   }
   static func v6(_ destination: IPAddress, next: UInt8, _ payload: [UInt8]) -> [UInt8] {
-    var packet: [UInt8] = [0x60, 0, 0, 0] + big(UInt16(payload.count)) + [next, 64] + [UInt8](repeating: 0x20, count: 16)
+    var packet: [UInt8] =
+      [0x60, 0, 0, 0] + big(UInt16(payload.count)) + [next, 64] + [UInt8](repeating: 0x20, count: 16)
     for word in [destination.high, destination.low] {
       packet += (0..<8).map { UInt8(truncatingIfNeeded: word >> (56 - 8 * $0)) }
     }
     return packet + payload
   }
-  static func udp(_ port: UInt16) -> [UInt8] { big(50_000) + big(port) + big(16) + [0, 0] + [UInt8](repeating: 7, count: 8) }
+  static func udp(_ port: UInt16) -> [UInt8] {
+    big(50_000) + big(port) + big(16) + [0, 0] + [UInt8](repeating: 7, count: 8)
+  }
   static func gre(_ proto: UInt16) -> [UInt8] { [0, 0] + big(proto) + [UInt8](repeating: 7, count: 24) }
   static func big(_ value: UInt16) -> [UInt8] { [UInt8(value >> 8), UInt8(value & 0xFF)] }
 
@@ -98,7 +103,10 @@ struct XDPFilterTests {
     ("with two tags", ethernet(0x0800, tags: [(0x88A8, 100), (0x8100, 7)], [UInt8](repeating: 0, count: 46)), true),
     ("of another VLAN", ethernet(0x0800, tags: [(0x8100, 101)], v4(ours4, proto: 17, udp(4789))), false),
     ("of the old type", ethernet(0x0800, tags: [(0x9100, 100)], [UInt8](repeating: 0, count: 46)), true),
-    ("a tunnel with a priority alone", ethernet(0x0800, tags: [(0x8100, 0xA000)], v4(ours4, proto: 17, udp(4789))), true),
+    (
+      "a tunnel with a priority alone", ethernet(0x0800, tags: [(0x8100, 0xA000)], v4(ours4, proto: 17, udp(4789))),
+      true
+    ),
     (
       "a tunnel over IPv6 with a priority alone", ethernet(0x86DD, tags: [(0x8100, 0)], v6(ours6, next: 17, udp(6635))),
       true
@@ -107,7 +115,10 @@ struct XDPFilterTests {
     ("VXLAN cut behind the IPv4 header", Array(ethernet(0x0800, v4(ours4, proto: 17, udp(4789))).prefix(34)), false),
     ("VXLAN cut within the ports", Array(ethernet(0x0800, v4(ours4, proto: 17, udp(4789))).prefix(37)), false),
     ("IPv6 cut within the header", Array(ethernet(0x86DD, v6(ours6, next: 17, udp(4789))).prefix(50)), false),
-    ("options that are not there", Array(ethernet(0x0800, v4(ours4, proto: 17, options: 10, udp(4789))).prefix(60)), false),
+    (
+      "options that are not there", Array(ethernet(0x0800, v4(ours4, proto: 17, options: 10, udp(4789))).prefix(60)),
+      false
+    ),
     ("a header length of nothing", ethernet(0x0800, [0x40] + v4(ours4, proto: 17, udp(4789)).dropFirst()), false),
   ]
 
