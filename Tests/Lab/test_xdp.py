@@ -271,10 +271,8 @@ def test_two_workers_and_the_queues_of_the_fabric():
         for node in (lab.n1, lab.n2):
             node.exec("ethtool", "-L", "fab0", "rx", "2", "tx", "2")
         check(sender, receiver)
-        for node in (lab.n1, lab.n2):
-            node.exec("ethtool", "-L", "fab0", "rx", "2", "tx", "1")
-            node.exec("ethtool", "-L", "fab0", "rx", "1", "tx", "1", check=False)
-        check(sender, receiver)
+        # Fewer the kernel does not allow while queues have sockets.
+        assert lab.n1.exec("ethtool", "-L", "fab0", "rx", "1", "tx", "1", check=False).returncode != 0
 
 
 @pytest.mark.parametrize("mode", MODES)
