@@ -69,7 +69,7 @@ let package = Package(
     // The packet path, one file a stage; read PacketPath.swift from top to bottom.
     .target(
       name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
-    // Where packets come from and go to: AF_PACKET, TAP, pcap files.
+    // Where packets come from and go to: AF_PACKET, AF_XDP, TAP, pcap files.
     .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: hot),
     // The shared-memory ring: layout, messages, both ends.
     .target(name: "WeftRing", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
@@ -133,6 +133,8 @@ let package = Package(
     .testTarget(name: "WeftTablesTests", dependencies: ["WeftTables", "WeftWire"], swiftSettings: high),
     .testTarget(
       name: "WeftNetlinkTests", dependencies: ["WeftNetlink", "WeftWire", "CLinux"], swiftSettings: high),
+    .testTarget(
+      name: "WeftPortsTests", dependencies: ["WeftPorts", "WeftWire", "WeftSystem", "CLinux"], swiftSettings: high),
     .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire", "CLinux"], swiftSettings: high),
     .testTarget(
       name: "WeftVRouterTests",

@@ -18,6 +18,8 @@ public struct AgentConfiguration: Hashable, Sendable {
   public var defaultNetwork: String
   public var networks: [VirtualNetwork]
   public var peers: [Peer]
+  /// The host ends of pods' interfaces.
+  public var pods = PortSettings()
 
   public func network(_ name: String) -> VirtualNetwork? { networks.first { $0.name == name } }
 }
@@ -29,6 +31,7 @@ public struct Fabric: Hashable, Sendable {
   public var addresses: [IPAddress]?
   /// Bytes of IP packet; nil: the interface's own. Never more than that.
   public var mtu: Int?
+  public var port = PortSettings()
 }
 
 /// Where the HTTP API listens.

@@ -53,6 +53,7 @@ extension AgentConfiguration {
   private init(_ root: ConfigurationNode) throws(ConfigurationError) {
     let top = try root.mapping([
       "node", "fabric", "forwarder", "database", "listen", "default-network", "networks", "peers",
+      "pods",
     ])
     node = try top.required("node", "the node's name").name("the node's name")
     fabric = try Fabric(top.required("fabric", "the interface towards the underlay, as {interface: eth0}"))
@@ -74,6 +75,7 @@ extension AgentConfiguration {
     networks = []
     for node in try list.list() { networks.append(try VirtualNetwork(node)) }
     guard let only = networks.first else { throw list.error("holds no network") }
+    if let node = top["pods"] { pods = try PortSettings(node.mapping(PortSettings.keys)) }
     peers = []
     for node in try top.items("peers") { peers.append(try Peer(node)) }
     if let node = top["default-network"] {
@@ -105,7 +107,7 @@ extension ConfigurationNode {
 
 extension Fabric {
   fileprivate init(_ node: ConfigurationNode) throws(ConfigurationError) {
-    let mapping = try node.mapping(["interface", "addresses", "mtu"])
+    let mapping = try node.mapping(["interface", "addresses", "mtu"] + PortSettings.keys)
     let name = try mapping.required("interface", "the name of the kernel's interface towards the underlay")
     interface = try name.text("an interface's name")
     guard Names.isInterface(interface) else {
@@ -124,6 +126,7 @@ extension Fabric {
       }
       self.addresses = addresses
     }
+    port = try PortSettings(mapping)
     mtu = try mapping["mtu"]?.integer(576...65535, "an MTU in bytes")
   }
 }

@@ -6,6 +6,7 @@ extension AgentConfiguration {
     var lines = [
       "node \(node)",
       "  fabric      \(fabric.interface)\(fabric.addresses.map { ", tunnels end at \($0.map(\.description).joined(separator: ", "))" } ?? ", tunnels end at its own addresses")",
+      "  ports       \(fabric.port.kind.name) to the fabric, \(pods.kind.name) to pods",
       "  forwarder   \(forwarderSocket)",
       "  database    \(database)",
       "  HTTP        \(listen)\(listen.isLoopback ? "" : "  (reachable from other machines)")",

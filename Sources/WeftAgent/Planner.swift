@@ -79,11 +79,12 @@ public struct Planner: Sendable {
   private func addTunnels(_ state: inout ForwarderState, _ underlay: Underlay) {
     guard let fabric = underlay.fabric else { return }
     let fabricID = number(Identifier(.interface, "fabric"))
-    state.set(
-      InterfaceConfiguration(
-        id: fabricID, role: .fabric, port: .packet, device: configuration.fabric.interface, mac: fabric.mac,
-        mtu: UInt16(clamping: min(fabric.mtu, configuration.fabric.mtu ?? fabric.mtu)),
-        addresses: Array(fabric.addresses.prefix(InterfaceConfiguration.maximumAddresses))))
+    var interface = InterfaceConfiguration(
+      id: fabricID, role: .fabric, port: configuration.fabric.port.kind, device: configuration.fabric.interface,
+      mac: fabric.mac, mtu: UInt16(clamping: min(fabric.mtu, configuration.fabric.mtu ?? fabric.mtu)),
+      addresses: Array(fabric.addresses.prefix(InterfaceConfiguration.maximumAddresses)))
+    interface.xdp = configuration.fabric.port.xdp
+    state.set(interface)
     for peer in configuration.peers {
       guard let path = underlay.peers[peer.name], let source = path.source else { continue }
       for member in peer.networks {
@@ -117,10 +118,11 @@ public struct Planner: Sendable {
     else { return nil }
     let vrf = number(Self.vrf(network.name))
     var state = ForwarderState()
-    state.set(
-      InterfaceConfiguration(
-        id: interface, role: .virtual, port: .packet, device: record.hostInterface, mac: record.mac, vrf: vrf,
-        mtu: UInt16(clamping: configuration.mtu(of: network, fabricMTU: fabricMTU))))
+    var vif = InterfaceConfiguration(
+      id: interface, role: .virtual, port: configuration.pods.kind, device: record.hostInterface, mac: record.mac,
+      vrf: vrf, mtu: UInt16(clamping: configuration.mtu(of: network, fabricMTU: fabricMTU)))
+    vif.xdp = configuration.pods.xdp
+    state.set(vif)
     state.set(NexthopConfiguration(id: nexthop, action: .encap(interface: interface, destinationMAC: record.mac)))
     for address in record.addresses {
       state.set(RouteConfiguration(vrf: vrf, prefix: IPPrefix(host: address), nexthop: nexthop))

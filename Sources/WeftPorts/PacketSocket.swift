@@ -67,6 +67,25 @@ public enum KernelInterface {
   public static func index(_ name: String) -> UInt32 { unsafe if_nametoindex(name) }
 }
 
+/// Frames to whatever MAC address come in by an interface for as long as this lives.
+public struct Promiscuity: ~Copyable, Sendable {
+  private let socket: Descriptor
+
+  public init(kernelIndex: UInt32) throws(SystemError) {
+    let flags = Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+    let socket = try Descriptor(
+      Glibc.socket(AF_PACKET, flags, 0), "open a packet socket for", "interface \(kernelIndex)")
+    var request = packet_mreq()
+    request.mr_ifindex = Int32(bitPattern: kernelIndex)
+    request.mr_type = UInt16(PACKET_MR_PROMISC)
+    let size = socklen_t(MemoryLayout<packet_mreq>.size)
+    guard unsafe setsockopt(socket.raw, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &request, size) == 0 else {
+      throw SystemError("receive frames to all MAC addresses from", "interface \(kernelIndex)")
+    }
+    self.socket = socket
+  }
+}
+
 /// Memory for frames that are larger than a slot of a ring: as many as a batch has. A worker's own.
 @safe public struct LargeFrames: ~Copyable {
   /// The longest frame: an IP packet of 64 KiB with its Ethernet header, and room for a tag before it.

@@ -97,7 +97,7 @@ enum TunnelFilter {
   /// Drops tunnel packets (TC_ACT_SHOT), lets everything else on (TCX_NEXT): without it the host's kernel would answer
   /// them with ICMP port unreachable. Of tagged ones those of `vlans`; what the host does in others is its own.
   static func dropTunnels(vlans: [UInt16]) -> [bpf_insn] {
-    var program = Assembler()
+    var program = EBPFAssembler()
     program.move(to: 6, from: 1)
     program.loadContext(20)  // vlan_present
     program.jumpIfEqual(0, to: "untagged")
@@ -147,57 +147,8 @@ enum TunnelFilter {
 
   /// Drops everything: a pod's interface is the forwarder's alone.
   static var dropAll: [bpf_insn] {
-    var program = Assembler()
+    var program = EBPFAssembler()
     program.end(2)
     return program.assembled()
-  }
-}
-
-/// The few eBPF instructions that are needed (the kernel's instruction-set.rst), with labels for jumps.
-private struct Assembler {
-  private var code: [(opcode: UInt8, destination: UInt8, source: UInt8, immediate: Int32, target: String?)] = []
-  /// Of loads from the context, by the instruction's place.
-  private var offsets: [Int: Int16] = [:]
-  private var labels: [String: Int] = [:]
-
-  private mutating func step(
-    _ opcode: UInt8, _ destination: UInt8 = 0, _ source: UInt8 = 0, _ immediate: Int32 = 0, _ target: String? = nil
-  ) {
-    code.append((opcode, destination, source, immediate, target))
-  }
-
-  mutating func label(_ name: String) { labels[name] = code.count }
-  mutating func move(to destination: UInt8, from source: UInt8) { step(0xBF, destination, source) }
-  /// Packet bytes in host order into register 0; register 6 holds the context.
-  mutating func load16(_ offset: Int32) { step(0x28, 0, 0, offset) }
-  /// A 32-bit field of the context (`struct __sk_buff`) into register 0.
-  mutating func loadContext(_ offset: Int16) {
-    offsets[code.count] = offset
-    step(0x61, 0, 6)
-  }
-  mutating func load8(_ offset: Int32) { step(0x30, 0, 0, offset) }
-  mutating func load16(indexedBy register: UInt8, _ offset: Int32) { step(0x48, 0, register, offset) }
-  mutating func and(_ register: UInt8, _ value: Int32) { step(0x57, register, 0, value) }
-  mutating func shiftLeft(_ register: UInt8, _ value: Int32) { step(0x67, register, 0, value) }
-  mutating func jumpIfEqual(_ value: UInt32, to target: String) { step(0x15, 0, 0, Int32(value), target) }
-  mutating func jumpUnlessEqual(_ value: UInt32, to target: String) { step(0x55, 0, 0, Int32(value), target) }
-  mutating func jumpIfSet(_ value: UInt32, to target: String) { step(0x45, 0, 0, Int32(value), target) }
-  mutating func jump(to target: String) { step(0x05, 0, 0, 0, target) }
-  mutating func end(_ value: Int32) {
-    step(0xB7, 0, 0, value)
-    step(0x95)
-  }
-
-  func assembled() -> [bpf_insn] {
-    code.enumerated().map { index, step in
-      var instruction = bpf_insn()
-      instruction.code = step.opcode
-      instruction.dst_reg = step.destination
-      instruction.src_reg = step.source
-      instruction.imm = step.immediate
-      if let offset = offsets[index] { instruction.off = offset }
-      if let target = step.target, let place = labels[target] { instruction.off = Int16(place - index - 1) }
-      return instruction
-    }
   }
 }

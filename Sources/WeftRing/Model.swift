@@ -13,6 +13,8 @@ public enum PortKind: UInt8, Sendable, CaseIterable {
   case pcap = 3
   /// Tagged frames of another interface's port: `VLANConfiguration`.
   case vlan = 4
+  /// AF_XDP on a kernel interface (the fabric NIC, or the host end of a pod's veth): `XDPConfiguration`.
+  case xdp = 5
 
   public var name: String {
     switch self {
@@ -20,6 +22,7 @@ public enum PortKind: UInt8, Sendable, CaseIterable {
     case .tap: "tap"
     case .pcap: "pcap"
     case .vlan: "vlan"
+    case .xdp: "af_xdp"
     }
   }
 }
@@ -77,6 +80,8 @@ public struct InterfaceConfiguration: Hashable, Sendable {
   /// virtual: which of its sessions share flows.
   public var fatFlows: [FatFlow] = []
   public var qos = InterfaceQoS()
+  /// Port kind af_xdp.
+  public var xdp = XDPConfiguration()
 
   public init(
     id: UInt32, role: InterfaceRole, port: PortKind, device: String, mac: MACAddress, vrf: UInt32 = 0,

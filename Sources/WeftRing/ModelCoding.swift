@@ -25,6 +25,7 @@ extension SlotWriter {
     put(entry.macLimit)
     put(entry.fatFlows)
     put(entry.qos)
+    put(entry.xdp)
   }
 
   mutating func put(_ entry: VRFConfiguration) {
@@ -149,6 +150,7 @@ extension SlotReader {
       flags: flags, tags: tags, vlan: vlan, macLimit: try get("mac limit"))
     interface.fatFlows = try fatFlows()
     interface.qos = try interfaceQoS()
+    interface.xdp = try xdp()
     return interface
   }
 

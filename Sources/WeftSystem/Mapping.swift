@@ -6,10 +6,12 @@ import Glibc
   public let base: UnsafeMutableRawPointer
   public let count: Int
 
-  /// Maps a descriptor's memory from its start.
-  public init(descriptor: Int32, bytes: Int, writable: Bool, what: String) throws(SystemError) {
+  /// Maps a descriptor's memory from `offset` on.
+  public init(
+    descriptor: Int32, bytes: Int, offset: Int = 0, writable: Bool, what: String
+  ) throws(SystemError) {
     let protection = writable ? PROT_READ | PROT_WRITE : PROT_READ
-    let address = unsafe mmap(nil, bytes, protection, MAP_SHARED, descriptor, 0)
+    let address = unsafe mmap(nil, bytes, protection, MAP_SHARED, descriptor, offset)
     guard let address = unsafe address, unsafe address != MAP_FAILED else { throw SystemError("map", what) }
     unsafe base = unsafe address
     count = bytes

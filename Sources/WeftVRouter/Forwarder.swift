@@ -136,6 +136,7 @@ public final class Forwarder {
   public func run() {
     weft_name_thread("control")
     var stopping = false
+    var lastLook: UInt64 = 0
     while !stopping {
       var entries = [
         pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0),
@@ -169,6 +170,10 @@ public final class Forwarder {
       if entries[1].revents != 0 { while let client = server.accept() { waiting.append(Newcomer(client)) } }
       // Who connects and says nothing does not hold a place for ever.
       if waiting.count > Self.maximumNewcomers { waiting.removeFirst(waiting.count - Self.maximumNewcomers) }
+      if now &- lastLook > 1_000_000_000 {
+        lastLook = now
+        ports.followQueues()
+      }
       programmer.commitIfDue()
       programmer.settlePolicers(now: now)
       tables.epochs.reclaim()

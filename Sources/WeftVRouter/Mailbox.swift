@@ -9,6 +9,13 @@ import WeftTables
 enum Output: Sendable {
   case packet(kernelIndex: UInt32)
   case tap(descriptor: Int32)
+  /// By a socket of the worker's own.
+  case xdp(XDPSender)
+}
+
+/// An AF_XDP socket that a worker sends by, which it holds for receiving too: nothing that would have to be retained.
+struct XDPSender: @unchecked Sendable {
+  let socket: UnsafeMutablePointer<XDPSocket>
 }
 
 /// An open source of frames, made by the control thread, used by one worker, freed by the control thread after the
@@ -33,6 +40,7 @@ enum Mail: Sendable {
   case output(interface: UInt32, Output)
   case receivePackets(Queue<PacketReceiver>)
   case receiveTap(Queue<TapPort>)
+  case receiveXDP(Queue<XDPSocket>)
   /// No frames from or to an interface any more.
   case detach(interface: UInt32)
   case readFlows(cursor: Int, limit: Int, FlowAnswer)

@@ -11,12 +11,13 @@ import WeftSystem
 /// Opens the devices of interfaces and shares them out to the workers. A fabric interface has a queue for each worker,
 /// between which the kernel divides flows; any other has one, which one worker owns. Used by the control thread.
 final class PortManager: PortProvider {
-  private struct Port {
+  struct Port {
     var configuration: InterfaceConfiguration
     var kernelIndex: UInt32
     var capabilities: PortCapabilities
     var packetQueues: [(worker: Int, queue: Queue<PacketReceiver>)] = []
     var tapQueue: (worker: Int, queue: Queue<TapPort>)?
+    var xdp: XDPPort?
     var guardian: Guardian?
     var isStarted = false
     var isUp: Bool
@@ -28,18 +29,23 @@ final class PortManager: PortProvider {
     var isOpen = false
   }
 
-  private let workers: [Worker]
-  private let logger: Logger
+  let workers: [Worker]
+  let logger: Logger
   private let background: Background
   /// By NUMA node.
   private var spares: [Int: SpareReceivers] = [:]
-  private var ports: [UInt32: Port] = [:]
+  private(set) var ports: [UInt32: Port] = [:]
   private var byKernelIndex: [UInt32: UInt32] = [:]
   /// Interfaces of VLANs, and those whose ports they share.
   private var parents: [UInt32: UInt32] = [:]
   /// Queues of each worker, to give the next one to whom has fewest.
   private var load: [Int]
   private(set) var takesUDPSegmentation: Bool
+
+  /// Ports of kind af_xdp that could not be opened anew, as they were; and those that are being closed, by the kernel's
+  /// index.
+  var lost: [UInt32: Port] = [:]
+  var ending: [UInt32: Acknowledgement] = [:]
 
   private static let fabricSlots = 4096
   private static let spareCount = 16
@@ -60,32 +66,65 @@ final class PortManager: PortProvider {
   func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
     if let vlan = interface.vlan { return try openVLAN(interface, vlan) }
     if let old = ports[interface.id] {
-      let isSame =
-        !isStale(interface) && PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
-      if isSame {
+      let fits =
+        interface.port == .xdp
+        ? fitsXDP(interface, old)
+        : PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
+      if !isStale(interface), fits {
         ports[interface.id]?.configuration = interface
+        if interface.addresses != old.configuration.addresses, var port = ports[interface.id] {
+          do throws(SystemError) { try selectXDP(port) } catch {
+            port.configuration = old.configuration
+            ports[interface.id] = port
+            throw Refusal(.device, "\(error)")
+          }
+        }
         return old.capabilities
+      }
+      // A queue has one AF_XDP socket, and an interface one program: the old ones go first.
+      if old.xdp != nil {
+        close(interface.id)
+        keepLost(old)
       }
       var new = try make(interface)
       new.vlans = old.vlans
       new.fabricVLANs = old.fabricVLANs
-      close(interface.id)
+      if old.xdp == nil { close(interface.id) }
       keep(new)
       do throws(SystemError) { try selectVLANs(interface.id) } catch {
         logger.error("frames with tags do not come in by \(interface.device): \(error)")
       }
       return new.capabilities
     }
-    let new = try make(interface)
+    var new = try make(interface)
+    let before = lost[interface.id]
+    new.vlans = before?.vlans ?? [:]
+    new.fabricVLANs = before?.fabricVLANs ?? []
     keep(new)
+    if before != nil {
+      do throws(SystemError) { try selectVLANs(interface.id) } catch {
+        logger.error("frames with tags do not come in by \(interface.device): \(error)")
+      }
+    }
     return new.capabilities
+  }
+
+  /// Closed to be opened anew: what is needed for that.
+  private func keepLost(_ port: Port) {
+    var port = port
+    port.xdp = nil
+    port.guardian = nil
+    port.isStarted = false
+    lost[port.configuration.id] = port
   }
 
   private func keep(_ port: Port) {
     ports[port.configuration.id] = port
+    lost[port.configuration.id] = nil
     byKernelIndex[port.kernelIndex] = port.configuration.id
     for (worker, _) in port.packetQueues { load[worker] += 1 }
     if let tap = port.tapQueue { load[tap.worker] += 1 }
+    for (worker, _) in port.xdp?.sockets ?? [] { load[worker] += 1 }
   }
 
   private func make(_ interface: InterfaceConfiguration) throws(Refusal) -> Port {
@@ -93,6 +132,7 @@ final class PortManager: PortProvider {
       switch interface.port {
       case .packet: return try makePacket(interface)
       case .tap: return try makeTap(interface)
+      case .xdp: return try makeXDP(interface)
       case .pcap, .vlan: break
       }
     } catch {
@@ -147,7 +187,7 @@ final class PortManager: PortProvider {
     return port
   }
 
-  private func leastLoaded() -> Int { load.indices.min { load[$0] < load[$1] } ?? 0 }
+  func leastLoaded() -> Int { load.indices.min { load[$0] < load[$1] } ?? 0 }
 
   /// A receiver for one worker's node: one that is ready where its size fits, else made now.
   private func receiver(_ interface: InterfaceConfiguration, node: Int) throws(SystemError) -> Queue<PacketReceiver> {
@@ -159,39 +199,53 @@ final class PortManager: PortProvider {
     }
   }
 
-  private func output(_ port: Port) -> Output {
+  private func output(_ port: Port, _ worker: Int) -> Output {
+    if let own = port.xdp?.sockets.first(where: { $0.worker == worker && $0.queue.source.pointee.sends }) {
+      return .xdp(XDPSender(socket: own.queue.source))
+    }
     if let tap = port.tapQueue { return .tap(descriptor: tap.queue.source.pointee.descriptor) }
     return .packet(kernelIndex: port.kernelIndex)
   }
 
   func start(_ id: UInt32) {
     if let parent = parents[id], let port = ports[parent] {
-      for worker in workers { worker.post([.output(interface: id, output(port))]) }
+      for (index, worker) in workers.enumerated() { worker.post([.output(interface: id, output(port, index))]) }
       return
     }
     guard let port = ports[id], !port.isStarted else { return }
     ports[id]?.isStarted = true
     for (index, worker) in workers.enumerated() {
-      var mail: [Mail] = ([id] + port.vlans.keys).map { .output(interface: $0, output(port)) }
+      var mail: [Mail] = ([id] + port.vlans.keys).map { .output(interface: $0, output(port, index)) }
       mail += port.packetQueues.filter { $0.worker == index }.map { .receivePackets($0.queue) }
       if let tap = port.tapQueue, tap.worker == index { mail.append(.receiveTap(tap.queue)) }
+      for (worker, queue) in port.xdp?.sockets ?? [] where worker == index { mail.append(.receiveXDP(queue)) }
       worker.post(mail)
     }
   }
 
   func close(_ id: UInt32) {
     if let parent = parents.removeValue(forKey: id) { return closeVLAN(id, parent) }
+    lost[id] = nil
     guard let port = ports.removeValue(forKey: id) else { return }
     if byKernelIndex[port.kernelIndex] == id { byKernelIndex[port.kernelIndex] = nil }
     for (worker, _) in port.packetQueues { load[worker] -= 1 }
     if let tap = port.tapQueue { load[tap.worker] -= 1 }
+    for (worker, _) in port.xdp?.sockets ?? [] { load[worker] -= 1 }
     if port.isStarted {
       settle(([id] + port.vlans.keys).map { .detach(interface: $0) })
     }
-    // The kernel takes its time over a packet socket's end: not here.
+    // The kernel takes its time over a socket's end: not here.
     let leftovers = Leftovers(
-      packets: port.packetQueues.map(\.queue), tap: port.tapQueue?.queue, guardian: port.guardian)
-    background.run { leftovers.letGo() }
+      packets: port.packetQueues.map(\.queue), tap: port.tapQueue?.queue, xdp: port.xdp, guardian: port.guardian)
+    let ended = port.xdp.flatMap { _ in try? Acknowledgement(workers: 1) }
+    if port.xdp != nil {
+      ending = ending.filter { !$0.value.wait(milliseconds: 0) }
+      ending[port.kernelIndex] = ended
+    }
+    background.run {
+      leftovers.letGo()
+      ended?.give()
+    }
   }
 
   func state(_ id: UInt32) -> InterfaceState {
@@ -214,6 +268,12 @@ final class PortManager: PortProvider {
   ) throws(Refusal) -> PortCapabilities {
     guard let port = ports[vlan.parent] else {
       throw Refusal(.device, "interface \(interface.id): its parent \(vlan.parent) has no port")
+    }
+    guard port.xdp?.losesTags != true else {
+      throw Refusal(
+        .device,
+        "interface \(interface.id): \(port.configuration.device) hands tags over beside frames, where AF_XDP does not "
+          + "see them; give interface \(vlan.parent) the port kind packet")
     }
     let old = port.vlans[interface.id]
     ports[vlan.parent]?.vlans[interface.id] = vlan
@@ -238,7 +298,9 @@ final class PortManager: PortProvider {
 
   /// A fabric interface takes frames of its VLANs, beside tunnels, and of no others: those are the host's.
   private func selectVLANs(_ id: UInt32) throws(SystemError) {
-    guard let port = ports[id], port.configuration.role == .fabric, !port.packetQueues.isEmpty else { return }
+    guard let port = ports[id], port.configuration.role == .fabric else { return }
+    try selectXDP(port)
+    guard !port.packetQueues.isEmpty else { return }
     let kernels = port.vlans.values.filter { $0.proto != 0x9100 }.map(\.outer)
     let isOpen = port.vlans.count > port.fabricVLANs.count
     for (_, queue) in port.packetQueues {
@@ -294,7 +356,7 @@ final class PortManager: PortProvider {
 }
 
 /// A guard in a collection, perhaps not made yet.
-private final class Guardian: Sendable {
+final class Guardian: Sendable {
   private let kernelGuard: Mutex<KernelGuard?>
   private let isOver = Atomic<Bool>(false)
 
@@ -317,15 +379,18 @@ private final class Guardian: Sendable {
 /// What is left of a port, to be closed.
 private final class Leftovers: Sendable {
   private let things: Mutex<(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?)>
+  private let xdp: XDPPort?
   private let guardian: Guardian?
 
-  init(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?, guardian: Guardian?) {
+  init(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?, xdp: XDPPort?, guardian: Guardian?) {
+    self.xdp = xdp
     things = Mutex((packets, tap))
     self.guardian = guardian
   }
 
   func letGo() {
     guardian?.letGo()
+    xdp?.letGo()
     things.withLock { $0 = ([], nil) }
   }
 }
@@ -338,7 +403,7 @@ func onNode<T, Failure: Error>(_ node: Int, _ body: () throws(Failure) -> T) thr
   return try body()
 }
 
-private func linkIsUp(_ device: String) -> Bool {
+func linkIsUp(_ device: String) -> Bool {
   guard let netlink = try? Netlink() else { return false }
   return (try? netlink.link(named: device))??.isRunning ?? false
 }

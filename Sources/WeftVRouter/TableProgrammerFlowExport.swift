@@ -36,7 +36,7 @@ extension TableProgrammer {
     let workers = UInt32(clamping: max(1, memory.workers))
     memory.flowExport.publish(
       FlowExportSettings(
-        perSecond: export.rate == 0 ? 0 : max(1, export.rate / max(1, workers)),
+        perSecond: export.rate == 0 ? 0 : max(1, export.rate / workers),
         sample: export.selection == .all ? export.sample : 0, updateSeconds: export.updateSeconds))
   }
 }

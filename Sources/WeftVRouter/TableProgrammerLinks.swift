@@ -82,6 +82,7 @@ extension TableProgrammer {
     try checkFlags(of: new)
     try checkVLAN(of: new)
     try checkFatFlows(new)
+    try checkXDP(of: new)
     try checkQoS(new)
   }
 

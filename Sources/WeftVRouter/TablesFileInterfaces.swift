@@ -9,11 +9,13 @@ extension TablesFileBuilder {
   mutating func readInterface(
     _ node: TablesFileNode, _ paths: inout [UInt32: String], _ devices: inout [String: String]
   ) throws(TablesFileError) {
-    let object = try node.object(keys: [
-      "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags", "mac-limit", "parent", "vlan",
-      "fat-flows", "ingress-policer", "egress-policer", "qos-classifier", "qos-marks",
-      "inner-vlan", "tpid",
-    ])
+    let object = try node.object(
+      keys: [
+        "id", "role", "port", "device", "mac", "vrf", "mtu", "addresses", "flags", "tags", "mac-limit", "parent",
+        "vlan",
+        "fat-flows", "ingress-policer", "egress-policer", "qos-classifier", "qos-marks",
+        "inner-vlan", "tpid",
+      ] + Self.xdpKeys)
     let idNode = try object.required("id")
     let id = try index(idNode, limit: limits.interfaces, "interfaces")
     try claim(id, in: &paths, node.path, at: idNode, "interface \(id)")
@@ -34,6 +36,7 @@ extension TablesFileBuilder {
     try readFatFlows(object, &interface)
     try readQoS(object, &interface)
     try readVLAN(object, &interface)
+    try readXDP(object, &interface)
     if let limit = object.optional("mac-limit") {
       guard interface.flags.contains(.learning) else {
         throw limit.fail("it does not learn; add the flag \"learning\"")

@@ -245,6 +245,9 @@ final class Worker: @unchecked Sendable {
       case .receiveTap(let queue):
         let slot = state.add(tap: queue)
         receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
+      case .receiveXDP(let queue):
+        let slot = state.add(xdp: queue)
+        receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
       case .detach(let interface):
         for descriptor in state.remove(interface) { _ = epoll_ctl(poller.raw, EPOLL_CTL_DEL, descriptor, nil) }
       case .readFlows(let cursor, let limit, let answer):

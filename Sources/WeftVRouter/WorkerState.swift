@@ -11,12 +11,13 @@ struct WorkerState: ~Copyable {
   private struct Slot {
     var packets: UnsafeMutablePointer<PacketReceiver>?
     var tap: UnsafeMutablePointer<TapPort>?
+    var xdp: UnsafeMutablePointer<XDPSocket>?
     var interface: UInt32 = 0
     /// It is among those that are looked at each round.
     var isHot = false
     var quietRounds = 0
 
-    var isFree: Bool { packets == nil && tap == nil }
+    var isFree: Bool { packets == nil && tap == nil && xdp == nil }
   }
 
   private var slots: [Slot] = []
@@ -25,6 +26,7 @@ struct WorkerState: ~Copyable {
   /// Keeps the queues alive.
   private var packetQueues: [Int: Queue<PacketReceiver>] = [:]
   private var tapQueues: [Int: Queue<TapPort>] = [:]
+  private var xdpQueues: [Int: Queue<XDPSocket>] = [:]
   private let outputs: UnsafeMutablePointer<Output?>
   private let interfaces: Int
   private var frames = RxFrames()
@@ -72,6 +74,12 @@ struct WorkerState: ~Copyable {
     return slot
   }
 
+  mutating func add(xdp queue: Queue<XDPSocket>) -> Int {
+    let slot = add(Slot(xdp: queue.source, interface: queue.source.pointee.interface))
+    xdpQueues[slot] = queue
+    return slot
+  }
+
   private mutating func add(_ slot: Slot) -> Int {
     let number = slots.firstIndex { $0.isFree } ?? slots.count
     if number == slots.count { slots.append(slot) } else { slots[number] = slot }
@@ -87,9 +95,11 @@ struct WorkerState: ~Copyable {
     for number in slots.indices where !slots[number].isFree && slots[number].interface == interface {
       if let packets = slots[number].packets { descriptors.append(packets.pointee.descriptor) }
       if let tap = slots[number].tap { descriptors.append(tap.pointee.descriptor) }
+      if let xdp = slots[number].xdp { descriptors.append(xdp.pointee.descriptor) }
       slots[number] = Slot()
       packetQueues[number] = nil
       tapQueues[number] = nil
+      xdpQueues[number] = nil
       hot.removeAll { $0 == number }
     }
     return descriptors
@@ -103,6 +113,7 @@ struct WorkerState: ~Copyable {
     if hasError {
       slots[number].packets?.pointee.clearError()
       slots[number].tap?.pointee.clearError()
+      slots[number].xdp?.pointee.clearError()
     }
     slots[number].quietRounds = 0
     guard !slots[number].isHot else { return }
@@ -123,6 +134,8 @@ struct WorkerState: ~Copyable {
         count = batch(packets, now, statistics)
       } else if let tap = slots[number].tap {
         count = batch(tap, now, statistics)
+      } else if let xdp = slots[number].xdp {
+        count = batch(xdp, now, statistics)
       } else {
         count = 0
       }
@@ -205,6 +218,7 @@ struct WorkerState: ~Copyable {
       switch outputs[Int(interface)] {
       case .packet(let kernelIndex):
         result = sender.send(path.tx, interface: interface, kernelIndex: kernelIndex)
+      case .xdp(let sender): result = sender.socket.pointee.send(path.tx, interface: interface)
       case .tap(let descriptor): result = TapPort.send(path.tx, interface: interface, descriptor: descriptor)
       case nil:
         counters.unsent(.interfaceGone, packets: packets(of: interface))

@@ -40,6 +40,22 @@ struct ConfigurationTests {
     #expect(configuration.networks[0].subnets[0].range.description == "10.0.0.0-10.0.0.255")
   }
 
+  @Test func ports() throws {
+    let configuration = try AgentConfiguration(
+      yaml: """
+        node: n
+        fabric: {interface: eth0, port: af_xdp, xdp: {mode: native, copy: zero-copy, busy-poll: 20, busy-poll-budget: 8}}
+        pods: {port: af_xdp, xdp: {mode: skb}}
+        networks: [{name: only, subnets: [{prefix: 10.0.0.0/24}], vni: 1}]
+        """)
+    #expect(configuration.fabric.port.kind == .xdp && configuration.pods.kind == .xdp)
+    #expect(
+      configuration.fabric.port.xdp
+        == XDPConfiguration(mode: .native, copying: .zeroCopy, busyPoll: 20, busyPollBudget: 8))
+    #expect(configuration.pods.xdp == XDPConfiguration(mode: .skb))
+    #expect(configuration.summary.contains("af_xdp to the fabric, af_xdp to pods"))
+  }
+
   @Test func readsTheExample() throws {
     let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(
       "../../docs/agent.example.yaml")
@@ -62,6 +78,22 @@ struct ConfigurationTests {
     ("{interface: weft-none0}", "{interface: a, mtu: 100}", "fabric.mtu", "576 to 65535"),
     ("{interface: weft-none0}", "{interface: a, addresses: [10.0.0.1, 10.0.0.1]}", "fabric.addresses[1]", "twice"),
     ("{interface: weft-none0}", "{interface: a, addresses: [10.0.0.1.1]}", "fabric.addresses[0]", "is not an IPv4"),
+    ("{interface: weft-none0}", "{interface: a, port: dpdk}", "fabric.port", "packet or af_xdp"),
+    ("{interface: weft-none0}", "{interface: a, xdp: {mode: skb}}", "fabric.xdp", "set port to af_xdp"),
+    ("{interface: weft-none0}", "{interface: a, port: af_xdp, xdp: {mode: x}}", "fabric.xdp.mode", "auto or native"),
+    (
+      "{interface: weft-none0}", "{interface: a, port: af_xdp, xdp: {mode: skb, copy: zero-copy}}", "fabric.xdp",
+      "program in the driver"
+    ),
+    (
+      "{interface: weft-none0}", "{interface: a, port: af_xdp, xdp: {busy-poll: 1001}}", "fabric.xdp.busy-poll",
+      "0 to 1000"
+    ),
+    (
+      "{interface: weft-none0}", "{interface: a, port: af_xdp, xdp: {busy-poll-budget: 0}}",
+      "fabric.xdp.busy-poll-budget", "1 to 1024"
+    ),
+    ("node: node1", "node: node1\npods: {port: tap}", "pods.port", "packet or af_xdp"),
     ("listen: 127.0.0.1:0", "listen: 127.0.0.1", "listen", "HOST:PORT"),
     ("database: /x/agent.db", "database: agent.db", "database", "absolute"),
     ("default-network: blue", "default-network: red", "default-network", "there are blue, green"),

@@ -206,8 +206,8 @@ import WeftWire
     func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count) }
     let v4: [UInt8] = zeros(8) + RawSocket.words([0x0A00_0001, 0x0000_FFFF])  // 10.0.0.1
     let mac: [UInt8] = [1, 0, 0, 0, 0, 2, 0, 0]
-    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, vlan, mac limit, fat flows, QoS
-    let more = zeros(5)
+    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, vlan, mac limit, fat flows, QoS, XDP
+    let more = zeros(11)
     let head = zeros(4)
     let rest = [0xDC, 0x05] + zeros(4)
     #expect(try reason(3, head + [0, 1] + rest + mac + [0, 0]).contains("interface role"))
@@ -236,6 +236,9 @@ import WeftWire
     #expect(try reason(3, unflagged + zeros(10) + [1, 17, 0, 0, 0, 2] + v4 + [31, 24]).contains("fat flow prefix"))
     #expect(try reason(3, unflagged + zeros(11) + [2]).contains("ingress policer"))
     #expect(try reason(3, unflagged + zeros(14) + [1, 0, 0, 0]).contains("remark"))
+    #expect(try reason(3, unflagged + zeros(15) + [3] + zeros(5)).contains("xdp mode"))
+    #expect(try reason(3, unflagged + zeros(15) + [0, 3] + zeros(4)).contains("xdp copying"))
+    #expect(try reason(3, unflagged + zeros(15) + [0, 0, 1, 0, 1]).contains("busy poll budget"))
     // vrf: id, name
     #expect(try reason(5, head + [64] + zeros(64)).contains("vrf name"))
     #expect(try reason(5, head + [0xFF]).contains("vrf name"))

@@ -43,6 +43,15 @@ enum Samples {
       interface.qos = InterfaceQoS(ingressPolicer: 0, egressPolicer: .max, classifier: 1, remark: .max)
       return interface
     }
+    + xdp.map { settings in
+      var interface = InterfaceConfiguration(id: 9, role: .fabric, port: .xdp, device: "eth0", mac: .virtualRouter)
+      interface.xdp = settings
+      return interface
+    }
+  static let xdp =
+    XDPConfiguration.Mode.allCases.flatMap { mode in
+      XDPConfiguration.Copying.allCases.map { XDPConfiguration(mode: mode, copying: $0) }
+    } + [XDPConfiguration(busyPoll: .max, busyPollBudget: 0), XDPConfiguration(busyPoll: 1, busyPollBudget: .max)]
   static let fatFlows = [
     [FatFlow(proto: 0)], [FatFlow(proto: .max, port: .max, local: .ignored, remote: .ignored)],
     (0..<16).map {

@@ -232,3 +232,23 @@ private struct Fixture: ~Copyable {
   try fixture.apply(pod(.usual))
   #expect(fixture.send(port: 2000, now: 3_000) == 11)
 }
+
+@Test func settingsOfXDPAreForItsPorts() throws {
+  let fixture = try Fixture.made()
+  func port(_ kind: PortKind, _ settings: XDPConfiguration) -> Command {
+    var interface = InterfaceConfiguration(id: 2, role: .virtual, port: kind, device: "x", mac: mac(2), vrf: 1)
+    interface.xdp = settings
+    return .setInterface(interface)
+  }
+  for (kind, settings, text) in [
+    (.packet, XDPConfiguration(mode: .skb), "for af_xdp"), (.tap, XDPConfiguration(busyPoll: 1), "for af_xdp"),
+    (.xdp, XDPConfiguration(mode: .skb, copying: .zeroCopy), "program in the driver"),
+    (.xdp, XDPConfiguration(busyPoll: 1001), "1000 microseconds"),
+    (.xdp, XDPConfiguration(busyPollBudget: 0), "1 to 1024"),
+  ] as [(PortKind, XDPConfiguration, String)] {
+    let refusal = #expect(throws: Refusal.self) { try fixture.apply(port(kind, settings)) }
+    #expect(refusal?.reason.contains(text) == true, "\(settings)")
+  }
+  try fixture.apply(
+    port(.xdp, XDPConfiguration(mode: .native, copying: .zeroCopy, busyPoll: 1000, busyPollBudget: 1024)))
+}

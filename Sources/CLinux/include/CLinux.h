@@ -16,16 +16,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/ethtool.h>
 #include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
+#include <linux/if_xdp.h>
 #include <linux/if_addr.h>
 #include <linux/neighbour.h>
 #include <linux/net_namespace.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <linux/veth.h>
 #include <net/if.h>
 #include <poll.h>
@@ -59,6 +62,22 @@
 
 #ifndef PACKET_IGNORE_OUTGOING
 #define PACKET_IGNORE_OUTGOING 23
+#endif
+#ifndef XDP_USE_SG
+#define XDP_USE_SG (1 << 4)
+#endif
+#ifndef XDP_PKT_CONTD
+#define XDP_PKT_CONTD (1 << 0)
+#endif
+#ifndef SO_PREFER_BUSY_POLL
+#define SO_PREFER_BUSY_POLL 69
+#define SO_BUSY_POLL_BUDGET 70
+#endif
+#ifndef AF_XDP
+#define AF_XDP 44
+#endif
+#ifndef SOL_XDP
+#define SOL_XDP 283
 #endif
 #ifndef BPF_TCX_INGRESS
 #define BPF_TCX_INGRESS 46
@@ -274,6 +293,83 @@ WEFT_INLINE long weft_receive_fds(int socket, void *_Nonnull data, size_t size, 
     *count = k;
   }
   return n;
+}
+
+/// Loads an eBPF program for XDP; `takesFragments`: it may be given packets in several buffers. The verifier's words, or
+/// as many of them as there is room for, go into `log`. Its descriptor, or -1 with errno.
+WEFT_INLINE int weft_load_xdp(
+    const struct bpf_insn *_Nonnull code, int count, bool takesFragments, char *_Nullable log, unsigned int logBytes) {
+  static const char license[] = "Apache-2.0";
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.prog_type = BPF_PROG_TYPE_XDP;
+  attributes.expected_attach_type = BPF_XDP;
+  attributes.insn_cnt = (uint32_t)count;
+  attributes.insns = (uint64_t)(uintptr_t)code;
+  attributes.license = (uint64_t)(uintptr_t)license;
+  attributes.prog_flags = takesFragments ? BPF_F_XDP_HAS_FRAGS : 0;
+  memcpy(attributes.prog_name, "weft", 5);
+  if (log) {
+    attributes.log_buf = (uint64_t)(uintptr_t)log;
+    attributes.log_size = logBytes;
+    attributes.log_level = 1;
+  }
+  return (int)weft_bpf(BPF_PROG_LOAD, &attributes, sizeof attributes);
+}
+
+/// Attaches an XDP program to an interface for as long as the descriptor that this returns is open (kernel 5.9). `flags`:
+/// XDP_FLAGS_DRV_MODE or XDP_FLAGS_SKB_MODE. -1 with errno.
+WEFT_INLINE int weft_attach_xdp(int program, unsigned int interface, unsigned int flags) {
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.link_create.prog_fd = (uint32_t)program;
+  attributes.link_create.target_ifindex = interface;
+  attributes.link_create.attach_type = BPF_XDP;
+  attributes.link_create.flags = flags;
+  return (int)weft_bpf(BPF_LINK_CREATE, &attributes, sizeof attributes);
+}
+
+/// Puts another program in the place of a link's, without a packet between them. 0, or -1 with errno.
+WEFT_INLINE int weft_replace_program(int link, int program) {
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.link_update.link_fd = (uint32_t)link;
+  attributes.link_update.new_prog_fd = (uint32_t)program;
+  return (int)weft_bpf(BPF_LINK_UPDATE, &attributes, sizeof attributes);
+}
+
+/// A map of AF_XDP sockets by number of queue. Its descriptor, or -1 with errno.
+WEFT_INLINE int weft_make_xskmap(unsigned int entries) {
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.map_type = BPF_MAP_TYPE_XSKMAP;
+  attributes.key_size = 4;
+  attributes.value_size = 4;
+  attributes.max_entries = entries;
+  memcpy(attributes.map_name, "weft_queues", 12);
+  return (int)weft_bpf(BPF_MAP_CREATE, &attributes, sizeof attributes);
+}
+
+/// Puts a descriptor into a map. 0, or -1 with errno.
+WEFT_INLINE int weft_map_set(int map, uint32_t key, int value) {
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.map_fd = (uint32_t)map;
+  attributes.key = (uint64_t)(uintptr_t)&key;
+  attributes.value = (uint64_t)(uintptr_t)&value;
+  return (int)weft_bpf(BPF_MAP_UPDATE_ELEM, &attributes, sizeof attributes);
+}
+
+/// Runs a program once on a frame (BPF_PROG_TEST_RUN); what it returned, or -1 with errno.
+WEFT_INLINE int weft_run_program(int program, const void *_Nonnull frame, unsigned int bytes) {
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.test.prog_fd = (uint32_t)program;
+  attributes.test.data_in = (uint64_t)(uintptr_t)frame;
+  attributes.test.data_size_in = bytes;
+  attributes.test.repeat = 1;
+  if (weft_bpf(BPF_PROG_TEST_RUN, &attributes, sizeof attributes) != 0) return -1;
+  return (int)attributes.test.retval;
 }
 
 /// A classic BPF program (linux/filter.h) for a socket. 0, or -1 with errno.
