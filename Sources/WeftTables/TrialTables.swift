@@ -22,7 +22,8 @@ import WeftWire
   public func tables(_ tables: Tables) -> Tables {
     unsafe Tables(
       interfaces: tables.interfaces, nexthops: tables.nexthops, roots: tables.roots, routes: tables.routes,
-      routes6: tables.routes6, paths: tables.paths, routeGeneration: tables.routeGeneration, labels: tables.labels, vnis: tables.vnis,
+      routes6: tables.routes6, paths: tables.paths, routeGeneration: tables.routeGeneration, labels: tables.labels,
+      vnis: tables.vnis,
       bridge: tables.bridge, subinterfaces: tables.subinterfaces, vrfBits: tables.vrfBits,
       neighbors: tables.neighbors, nat: tables.nat,
       policy: PolicyReader(
