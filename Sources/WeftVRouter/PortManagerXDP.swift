@@ -209,7 +209,10 @@ extension PortManager {
       do throws(Refusal) {
         _ = try open(interface)
         start(interface.id)
+        complaints[interface.id] = nil
       } catch {
+        // Once a reason, not once a second.
+        guard complaints.updateValue(error.reason, forKey: interface.id) != error.reason else { continue }
         logger.error("\(interface.device) has no AF_XDP sockets: \(error.reason)")
       }
     }

@@ -36,7 +36,7 @@ extension TableProgrammer {
 
   func publishFlowExport() {
     let export = flowExportInForce
-    let workers = UInt32(clamping: memory.workers)
+    let workers = max(1, UInt32(clamping: memory.workers))
     memory.flowExport.publish(
       FlowExportSettings(
         perSecond: export.rate == 0 ? 0 : max(1, export.rate / workers),
