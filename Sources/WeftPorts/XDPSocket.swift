@@ -22,6 +22,8 @@ public struct XDPSocketOptions: Hashable, Sendable {
   public var completes = false
   /// Bytes of IP packet; a TCP packet above is a super-frame.
   public var mtu = 1500
+  /// Milliseconds to wait for the queue, where a socket that had it has just been closed.
+  public var patience = 0
   /// Towards the underlay: what is to be completed is inside of tunnels.
   public var isFabric = false
 
@@ -116,7 +118,8 @@ public struct XDPSocketOptions: Hashable, Sendable {
     for number in 0..<share.receive { fill.put(address: UInt64(start + number * layout.frameBytes)) }
     fill.publish()
     isZeroCopy = try Self.bind(
-      socket.raw, kernelIndex, UInt32(queue), first, options.copying, usesFragments: layout.usesFragments, what)
+      socket.raw, kernelIndex, UInt32(queue), first, options.copying, usesFragments: layout.usesFragments,
+      patience: options.patience, what)
     self.fill = fill
     unsafe received = XDPRing(mappings.received.base, offsets: offsets.rx, size: sizes.received)
     unsafe toSend = XDPRing(mappings.toSend.base, offsets: offsets.tx, size: sizes.toSend)
@@ -144,7 +147,7 @@ public struct XDPSocketOptions: Hashable, Sendable {
   /// Whether it does without copies.
   private static func bind(
     _ socket: Int32, _ kernelIndex: UInt32, _ queue: UInt32, _ first: Int32?, _ copying: XDPSocketOptions.Copying,
-    usesFragments: Bool, _ what: String
+    usesFragments: Bool, patience: Int, _ what: String
   ) throws(SystemError) -> Bool {
     var address = sockaddr_xdp()
     address.sxdp_family = UInt16(AF_XDP)
@@ -164,11 +167,19 @@ public struct XDPSocketOptions: Hashable, Sendable {
       }
       address.sxdp_flags = flags
     }
-    let status = unsafe withUnsafePointer(to: &address) { pointer in
-      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        unsafe Glibc.bind(socket, $0, socklen_t(MemoryLayout<sockaddr_xdp>.size))
+    var status: Int32
+    var tries = 0
+    repeat {
+      status = unsafe withUnsafePointer(to: &address) { pointer in
+        unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          unsafe Glibc.bind(socket, $0, socklen_t(MemoryLayout<sockaddr_xdp>.size))
+        }
       }
-    }
+      guard status != 0, errno == EBUSY, tries < patience / 5 else { break }
+      // The kernel lets go of a closed socket's queue some time after it has been closed.
+      tries += 1
+      usleep(5000)
+    } while true
     guard status == 0 else {
       let code = errno
       let hint =

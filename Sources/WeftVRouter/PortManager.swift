@@ -46,6 +46,8 @@ final class PortManager: PortProvider {
   /// index.
   var lost: [UInt32: Port] = [:]
   var ending: [UInt32: Acknowledgement] = [:]
+  /// Why those in `lost` could not be, as it has been said.
+  var complaints: [UInt32: String] = [:]
 
   private static let fabricSlots = 4096
   private static let spareCount = 16

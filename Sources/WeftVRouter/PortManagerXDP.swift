@@ -21,16 +21,22 @@ final class XDPPort: Sendable {
   }
 
   private let parts: Mutex<Parts>
+  let layout: XDPLayout
+  /// Super-frames come in, of segments as large as the MTU that it was opened for.
+  let cuts: Bool
   /// The interface's queues, all of which have a socket.
   let queues: Int
   /// The device keeps tags beside frames, where AF_XDP does not see them.
   let losesTags: Bool
 
   init(
-    _ program: consuming XDPProgram, _ sockets: [(worker: Int, queue: Queue<XDPSocket>)], queues: Int, losesTags: Bool
+    _ program: consuming XDPProgram, _ sockets: [(worker: Int, queue: Queue<XDPSocket>)], layout: XDPLayout,
+    queues: Int, losesTags: Bool, cuts: Bool
   ) {
     parts = Mutex(Parts(program: consume program, sockets: sockets, promiscuity: nil))
+    self.layout = layout
     self.queues = queues
+    self.cuts = cuts
     self.losesTags = losesTags
   }
 
@@ -72,7 +78,8 @@ extension PortManager {
       throw SystemError("open", "\(device) in the forwarder's network namespace", code: ENODEV)
     }
     // One that was there before has to have gone.
-    if let ending = ending.removeValue(forKey: kernelIndex) { _ = ending.wait(milliseconds: 5000) }
+    let wasOpen = ending.removeValue(forKey: kernelIndex)
+    if let wasOpen { _ = wasOpen.wait(milliseconds: 5000) }
     let settings = interface.xdp
     let modes: [XDPMode]
     switch settings.mode {
@@ -84,7 +91,7 @@ extension PortManager {
     var mode: XDPMode?
     for (number, candidate) in modes.enumerated() {
       do throws(SystemError) {
-        opened = try openXDP(interface, kernelIndex, candidate)
+        opened = try openXDP(interface, kernelIndex, candidate, patience: wasOpen == nil ? 0 : 1000)
         mode = candidate
         break
       } catch {
@@ -115,7 +122,7 @@ extension PortManager {
   }
 
   private func openXDP(
-    _ interface: InterfaceConfiguration, _ kernelIndex: UInt32, _ mode: XDPMode
+    _ interface: InterfaceConfiguration, _ kernelIndex: UInt32, _ mode: XDPMode, patience: Int
   ) throws(SystemError) -> XDPPort {
     let device = interface.device
     let isFabric = interface.role == .fabric
@@ -146,6 +153,7 @@ extension PortManager {
     options.completes = isVeth || mode == .skb
     options.mtu = Int(interface.mtu)
     options.isFabric = isFabric
+    options.patience = patience
     var sockets: [(worker: Int, queue: Queue<XDPSocket>)] = []
     var first: Int32?
     for queue in 0..<queues {
@@ -165,7 +173,8 @@ extension PortManager {
     }
     // On the wire a tag is in its place; a veth's other end leaves it beside the frame.
     let losesTags = isVeth || !Ethtool.keepTags(device)
-    return XDPPort(program, sockets, queues: queues, losesTags: losesTags)
+    return XDPPort(
+      program, sockets, layout: layout, queues: queues, losesTags: losesTags, cuts: takesSuperFrames)
   }
 
   private func selection(of interface: InterfaceConfiguration, vlans: [UInt16]) -> XDPSelection {
@@ -192,7 +201,9 @@ extension PortManager {
   /// Whether a port that is open does for a changed configuration.
   func fitsXDP(_ new: InterfaceConfiguration, _ old: Port) -> Bool {
     guard let xdp = old.xdp else { return false }
-    return new.mtu == old.configuration.mtu && new.xdp == old.configuration.xdp
+    let layout = XDPLayout(mtu: Int(new.mtu), largest: 0, shares: xdp.layout.shares)
+    let isSame = new.mtu == old.configuration.mtu || !xdp.cuts && layout == xdp.layout
+    return isSame && new.xdp == old.configuration.xdp
       && xdp.queues == Ethtool.receiveQueues(new.device)
   }
 
@@ -209,7 +220,10 @@ extension PortManager {
       do throws(Refusal) {
         _ = try open(interface)
         start(interface.id)
+        complaints[interface.id] = nil
       } catch {
+        // Once a reason, not once a second.
+        guard complaints.updateValue(error.reason, forKey: interface.id) != error.reason else { continue }
         logger.error("\(interface.device) has no AF_XDP sockets: \(error.reason)")
       }
     }

@@ -300,3 +300,18 @@ def test_kinds_mixed():
         check(sender, second)
     with made("--pods", keys("auto")) as (lab, sender, receiver):
         check(sender, receiver)
+
+
+def test_the_fabric_goes_away_and_comes_back():
+    """A new interface of the old name is another one to the kernel: it gets a program and sockets of its own."""
+    with made("--fabric", keys("native"), "--pods", keys("native")) as (lab, sender, receiver):
+        check(sender, receiver, size=1 << 20)
+        lab.n1.exec("ip", "link", "delete", "fab0")
+        assert not sender.reaches(receiver.address(4), count=2, wait=1)
+        lab.n1.exec("ip", "link", "add", "fab0", "mtu", 1550, "type", "veth", "peer", "name", "fab0", "mtu", 1550,
+                    "netns", lab.n2.namespace)
+        for number, node in enumerate((lab.n1, lab.n2), 1):
+            node.exec("ip", "address", "add", f"192.0.2.{number}/24", "dev", "fab0")
+            node.exec("ip", "link", "set", "fab0", "up")
+        wait_for(lambda: sender.reaches(receiver.address(4), count=1, wait=1), 20, "the pods reach each other again")
+        check(sender, receiver, size=1 << 20)
