@@ -23,7 +23,7 @@ def add_options(parser):
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON array")
     parser.add_argument("--quick", action="store_true", help="one round, fewer rows: under 3 minutes")
     parser.add_argument("--strict", action="store_true", help="exit status 1 when a bar is missed")
-    parser.add_argument("--publish", action="store_true", help="put table and picture into docs (performance.md, wire.svg)")
+    parser.add_argument("--publish", action="store_true", help="table and picture into docs/performance.md, docs/wire.svg")
     parser.add_argument("--svg", metavar="FILE", help="also draw the picture here")
     parser.add_argument(
         "--contenders", metavar="NAME", nargs="+", choices=contenders.NAMES, default=contenders.NAMES,
@@ -49,7 +49,8 @@ def no_services():
 
 def install():
     script = (
-        'source tools/lab-packages; install_missing "$weft_lab_needs" || exit 1; install_missing "$weft_wire_needs" || true')
+        'source tools/lab-packages; install_missing "$weft_lab_needs" || exit 1; '
+        'install_missing "$weft_wire_needs" || true')
     with no_services():
         if subprocess.run(["bash", "-c", script], cwd=ROOT).returncode != 0:
             sys.exit("tools/bench: what the lab needs is missing: see above")
@@ -89,7 +90,7 @@ def bring_up(found, stack, notes):
             up.append(one)
         except (contenders.Missing, AssertionError, OSError) as error:
             text = str(error).strip().splitlines() or [type(error).__name__]
-            notes[one.name] = "left out: " + text[-1][:300]
+            notes[one.name] = "left out: " + text[0][:300]
             print(f"tools/bench: {one.label}: {error}", file=sys.stderr)
             take_down(one)
     return up

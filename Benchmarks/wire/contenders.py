@@ -1,11 +1,12 @@
 """What forwards between the pods: one class each, all with the same face."""
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 
-from .places import ROOT, TRAFFIC, BareLab, Lab, end, run, wait_for
+from .places import TRAFFIC, BareLab, Lab, end, run, wait_for
 
 
 class Missing(Exception):
@@ -22,6 +23,8 @@ class Contender:
     name = label = None
     #: Which ways between pods there are: "vxlan", "mplsoudp" (node to node), "local" (on one node).
     ways = ("vxlan", "local")
+    #: Why it has no MPLS-over-UDP, where it has none.
+    lacks_mplsoudp = None
     #: Kinds of measurement that would say nothing: a program that only copies frames has no checksum offload.
     leaves_out = ()
 
@@ -50,7 +53,9 @@ class Contender:
         for way, (one, other) in self.pairs.items():
             for family in (4, 6):
                 address = other.address(family)
-                wait_for(lambda: one.reaches(address, count=1, wait=1), 15, f"{self.label}: {way}, IPv{family}: ping {address}")
+                wait_for(
+                    lambda: one.reaches(address, count=1, wait=1), 15,
+                    f"{self.label}: {way}, IPv{family}: ping {address}")
         self.pause()
 
     def processes(self):
@@ -96,6 +101,10 @@ class Contender:
     #: The peer's MAC address while it is a sink: no interface's, so that its kernel drops each packet at first sight.
     nobody = "02:00:00:00:0e:0e"
 
+    def lose_peer(self):
+        self.lab.n1.exec(
+            "ip", "neighbour", "replace", "192.0.2.2", "lladdr", self.nobody, "nud", "permanent", "dev", "fab0")
+
 
 class Weft(Contender):
     """Forwarder and agent on each node, pods by the CNI plugin, as tools/demo does it."""
@@ -132,13 +141,14 @@ class Weft(Contender):
     def sink(self):
         for what in ("agent", "forwarder"):
             self.lab.tool("stop", "n2", what)
-        self.lab.n1.exec("ip", "neighbour", "replace", "192.0.2.2", "lladdr", self.nobody, "nud", "permanent", "dev", "fab0")
+        self.lose_peer()
 
 
 class Kernel(Contender):
     """veth, bridge and VXLAN device, as a kernel-only CNI has it."""
 
     name, label = "kernel", "kernel"
+    lacks_mplsoudp = "not measured: a bridge does not lead into the kernel's MPLS-over-UDP (bareudp), which only routes"
 
     def connect(self):
         self.make_pods(BareLab())
@@ -157,16 +167,19 @@ class Kernel(Contender):
         blue2 = self.pairs["vxlan"][1]
         self.lab.n1.exec("bridge", "fdb", "replace", blue2.mac, "dev", "vx0", "master", "static")
         self.lab.n2.exec("ip", "link", "set", "vx0", "down")
-        self.lab.n1.exec("ip", "neighbour", "replace", "192.0.2.2", "lladdr", self.nobody, "nud", "permanent", "dev", "fab0")
+        self.lose_peer()
 
 
 class OpenVSwitch(Contender):
     """Open vSwitch's userspace datapath with system ports: a database and a switch on each node."""
 
     name, label = "ovs", "OVS"
+    lacks_mplsoudp = "not measured: Open vSwitch has MPLS-over-UDP (bareudp) only in the kernel's datapath"
     binary = "/usr/lib/openvswitch-switch/ovs-vswitchd"
     port_type = "system"
     settings = ()
+    #: Of the pods.
+    mtu = BareLab.mtu
     #: Threads that poll, beside the main one, which handles system ports.
     polls = False
 
@@ -180,6 +193,7 @@ class OpenVSwitch(Contender):
         # Its userspace datapath wants finished checksums and no super-frames.
         for pod in self.lab.pods.values():
             pod.exec("ethtool", "-K", "eth0", "tx", "off")
+            pod.exec("ip", "link", "set", "eth0", "mtu", self.mtu)
         for node in (self.lab.n1, self.lab.n2):
             self.start(node)
             self.bridges(node)
@@ -202,13 +216,24 @@ class OpenVSwitch(Contender):
             settings.append(f"other_config:pmd-cpu-mask={1 << self.cores.of(node.name):#x}")
         if settings:
             self.vsctl(node, "--no-wait", "set", "Open_vSwitch", ".", *settings)
-        # Not taskset: its threads pin themselves where they poll.
+        # Threads that poll pin themselves, by the mask.
         self.daemon(node, folder / "vswitchd.log", *pinned, self.binary, f"unix:{folder}/db.sock",
                     f"--unixctl={folder}/vswitchd.ctl", env=environment)
         wait_for((folder / "vswitchd.ctl").exists, 20, f"ovs-vswitchd ({folder}/vswitchd.log)")
 
     def vsctl(self, node, *arguments):
-        return run("ovs-vsctl", "--timeout=20", f"--db=unix:{self.folder(node)}/db.sock", *arguments)
+        outcome = run("ovs-vsctl", "--timeout=20", f"--db=unix:{self.folder(node)}/db.sock", *arguments, check=False)
+        if outcome.returncode != 0:
+            command = " ".join(str(argument) for argument in arguments)
+            raise AssertionError(f"ovs-vsctl {command}: {outcome.stderr.strip()}{self.complaints(node)}")
+        return outcome
+
+    def complaints(self, node):
+        """The last ones in the switch's log: ovs-vsctl itself seldom says why."""
+        log = self.folder(node) / "vswitchd.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        bad = [line for line in lines if re.search(r"\|(WARN|ERR|EMER)\|", line)]
+        return "".join("\n" + line for line in bad[-4:])
 
     def appctl(self, node, *arguments):
         return run("ovs-appctl", "--timeout=10", f"--target={self.folder(node)}/vswitchd.ctl", *arguments)
@@ -217,7 +242,7 @@ class OpenVSwitch(Contender):
         self.vsctl(node, "add-port", bridge, device, "--", "set", "interface", device, *self.options(device))
         error = self.vsctl(node, "get", "interface", device, "error").stdout.strip()
         if error not in ("[]", '""'):
-            raise Missing(f"port {device} of type {self.port_type}: {error}")
+            raise Missing(f"port {device} of type {self.port_type}: {error}{self.complaints(node)}")
 
     def options(self, device):
         return [f"type={self.port_type}"]
@@ -260,15 +285,18 @@ class OpenVSwitchXDP(OpenVSwitch):
 
 
 class OpenVSwitchDPDK(OpenVSwitch):
-    """Open vSwitch on DPDK, its ports on AF_PACKET: no NIC is bound to it."""
+    """Open vSwitch on DPDK, its ports on AF_PACKET: no NIC is bound to it.
+
+    DPDK's af_packet takes no MTU above 1500, so the pods' has to leave room for VXLAN.
+    """
 
     name, label = "ovs-dpdk", "OVS-DPDK"
     binary = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
+    mtu = 1450
     port_type = "dpdk"
     polls = True
     settings = (
-        "other_config:dpdk-init=true", "other_config:dpdk-extra=--no-pci --no-huge --in-memory -m 1024",
-        "other_config:dpdk-socket-mem=",
+        "other_config:dpdk-init=true", "other_config:dpdk-extra=--no-pci --no-huge --legacy-mem --no-shconf -m 1024",
     )
 
     def options(self, device):
@@ -284,18 +312,26 @@ class TestPMD(Contender):
 
     def check(self):
         if not shutil.which("dpdk-testpmd"):
-            raise Missing("dpdk-testpmd is not installed")
+            raise Missing("dpdk-testpmd is not installed (Debian: dpdk-dev, which brings 200 libraries)")
 
     def connect(self):
         self.lab = BareLab()
         one, other = self.lab.pod("n1", "blue1"), self.lab.pod("n1", "blue1b")
         self.pairs = {"local": (one, other)}
         core = self.cores.n1
+        log = pathlib.Path(self.lab.folder) / "testpmd.log"
         self.daemon(
-            self.lab.n1, pathlib.Path(self.lab.folder) / "testpmd.log", "dpdk-testpmd", "--lcores", f"0@{core},1@{core}",
-            "--no-pci", "--no-huge", "-m", 512, "--in-memory", "--vdev=net_af_packet0,iface=v-blue1",
+            self.lab.n1, log, "dpdk-testpmd", "--lcores", f"0@{core},1@{core}",
+            "--no-pci", "--no-huge", "-m", 512, "--no-shconf", "--vdev=net_af_packet0,iface=v-blue1",
             "--vdev=net_af_packet1,iface=v-blue1b", "--", "--forward-mode=io", "--auto-start", "--nb-cores=1",
             "--total-num-mbufs=16384")
+        # It says when it is ready, but not at once into a file.
+        address = other.address(4)
+        wait_for(lambda: one.reaches(address, count=1, wait=1) or self.daemons[0].poll() is not None, 15, "testpmd")
+        if self.daemons[0].poll() is not None:
+            lines = log.read_text(errors="replace").splitlines()
+            lines = [line for line in lines if "EAL: " in line or "Cause" in line]
+            raise AssertionError("testpmd ended: " + " / ".join(lines[-4:]))
 
 
 class Loop(Contender):
@@ -329,7 +365,6 @@ def all_contenders(cores, port_kind):
     return [Weft(cores, port_kind), *(one(cores) for one in others)]
 
 
-#: Ports of Weft's that tools/bench wire can be asked for: those that the agent's file can name for the fabric.
-PORT_KINDS = ("packet", "af_xdp")
 NAMES = ("weft", "kernel", "ovs", "ovs-xdp", "ovs-dpdk", "testpmd", "c-loop")
-assert ROOT.is_dir()
+#: Kinds of Weft's port to the fabric that tools/bench wire can be asked for, and the agent's file then names.
+PORT_KINDS = ("packet", "af_xdp")

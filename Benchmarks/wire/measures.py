@@ -185,7 +185,8 @@ def distribution(times):
 def ping(contender, way, count):
     """Echo requests, 1,000 a second: microseconds. The far end answers within its kernel."""
     one, other = contender.pairs[way]
-    output = one.exec("ping", "-n", "-i", 0.001, "-c", count, "-W", 1, other.address(4), check=False, timeout=120).stdout
+    output = one.exec(
+        "ping", "-n", "-i", 0.001, "-c", count, "-W", 1, other.address(4), check=False, timeout=120).stdout
     times = [float(time) * 1000 for time in re.findall(r"time=([0-9.]+) ms", output)]
     if len(times) < count * 0.9:
         raise AssertionError(f"ping from {one.name}: {len(times)} of {count} answered")
@@ -199,7 +200,8 @@ def round_trips(contender, way, count):
     responder = other.start(TRAFFIC, "respond", "--port", 7)
     try:
         wait_for(lambda: other.exec("ss", "-Hlun", "sport = 7").stdout.strip(), 10, "the responder")
-        output = one.exec(TRAFFIC, "request", other.address(4), "--port", 7, "--count", count, timeout=count * 0.25 + 30)
+        output = one.exec(
+            TRAFFIC, "request", other.address(4), "--port", 7, "--count", count, timeout=count * 0.25 + 30)
     finally:
         end(responder)
         other.lab.processes.remove(responder)
@@ -215,8 +217,8 @@ def loaded_round_trips(contender, way, count, mbit):
     seconds = int(count / 1000) + 1
     with iperf_server(other, 5202):
         cpu = CPU(contender)
-        load = one.start("iperf3", "--client", other.address(4), "--port", 5202, "--time", seconds, "--bitrate", f"{mbit}M",
-                         "--json")
+        load = one.start(
+            "iperf3", "--client", other.address(4), "--port", 5202, "--time", seconds, "--bitrate", f"{mbit}M", "--json")
         time.sleep(0.3)
         result = round_trips(contender, way, count)
         output, _ = load.communicate(timeout=60)

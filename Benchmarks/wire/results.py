@@ -23,41 +23,40 @@ BARS = [
     ("wire.mplsoudp.tcp-1.over-vxlan", ">=", 0.95),
 ]
 
-#: Rows of the table for people: (row of samples, what it is called there, more is better).
+#: Rows of the table for people: (row of samples, what it is called there).
 LINES = [
-    ("wire.vxlan.tcp-1", "TCP across nodes, 1 stream, Gbit/s", True),
-    ("wire.vxlan.tcp-1-reverse", "the other direction", True),
-    ("wire.vxlan.tcp-4", "4 streams", True),
-    ("wire.vxlan.tcp-4-reverse", "4 streams, the other direction", True),
-    ("wire.vxlan.tcp-16", "16 streams", True),
-    ("wire.vxlan.tcp-16-reverse", "16 streams, the other direction", True),
-    ("wire.mplsoudp.tcp-1", "TCP over MPLS-over-UDP, 1 stream, Gbit/s", True),
-    ("wire.local.tcp-1", "TCP on one node, 1 stream, Gbit/s", True),
-    ("wire.local.tcp-4", "4 streams", True),
-    ("wire.local.tcp-16", "16 streams", True),
-    ("wire.vxlan.pps-64", "UDP across nodes, 64 B, 1 flow, kpps", True),
-    ("wire.vxlan.pps-64-flows-1000", "64 B, 1,000 flows", True),
-    ("wire.vxlan.pps-512", "512 B, 1 flow", True),
-    ("wire.vxlan.pps-1400", "1400 B, 1 flow", True),
-    ("wire.vxlan.pps-1400-flows-1000", "1400 B, 1,000 flows", True),
-    ("wire.local.pps-64", "UDP on one node, 64 B, kpps", True),
-    ("wire.encap-64", "pod into VXLAN, 64 B, kpps", True),
-    ("wire.vxlan.ping-adaptive", "ping across nodes, average, us", False),
-    ("wire.local.ping-adaptive", "ping on one node, average, us", False),
-    ("wire.local.ping-poll", "ping on one node, workers that spin, us", False),
-    ("wire.vxlan.request", "request and answer across nodes, idle: average, us", False),
-    ("wire.vxlan.request.p50", "p50", False),
-    ("wire.vxlan.request.p99", "p99", False),
-    ("wire.vxlan.request.p999", "p99.9", False),
-    ("wire.vxlan.request-loaded", f"beside {LOAD} Mbit/s of TCP: average, us", False),
-    ("wire.vxlan.request-loaded.p50", "p50", False),
-    ("wire.vxlan.request-loaded.p99", "p99", False),
-    ("wire.vxlan.request-loaded.p999", "p99.9", False),
-    ("wire.vxlan.tcp-1.cpu-per-gbit", "TCP across nodes: CPU seconds per Gbit, machine", False),
-    ("wire.vxlan.tcp-1.process-cpu-per-gbit", "of the forwarders' processes", False),
-    (f"wire.vxlan.tcp-{LOAD}m.cpu-per-gbit", f"at {LOAD} Mbit/s, machine", False),
-    ("wire.vxlan.pps-64.cpu-per-mpkt", "UDP across nodes, 64 B: CPU seconds per million packets, machine", False),
-    ("wire.vxlan.pps-64.process-cpu-per-mpkt", "of the forwarders' processes", False),
+    ("wire.vxlan.tcp-1", "TCP across nodes, 1 stream, Gbit/s"),
+    ("wire.vxlan.tcp-1-reverse", "the other direction"),
+    ("wire.vxlan.tcp-4", "4 streams"),
+    ("wire.vxlan.tcp-4-reverse", "4 streams, the other direction"),
+    ("wire.vxlan.tcp-16", "16 streams"),
+    ("wire.vxlan.tcp-16-reverse", "16 streams, the other direction"),
+    ("wire.mplsoudp.tcp-1", "TCP over MPLS-over-UDP, 1 stream, Gbit/s"),
+    ("wire.local.tcp-1", "TCP on one node, 1 stream, Gbit/s"),
+    ("wire.local.tcp-4", "4 streams"),
+    ("wire.local.tcp-16", "16 streams"),
+    ("wire.vxlan.pps-64", "UDP across nodes, 64 B, 1 flow, kpps"),
+    ("wire.vxlan.pps-64-flows-1000", "64 B, 1,000 flows"),
+    ("wire.vxlan.pps-512", "512 B, 1 flow"),
+    ("wire.vxlan.pps-1400", "1400 B, 1 flow"),
+    ("wire.local.pps-64", "UDP on one node, 64 B, kpps"),
+    ("wire.encap-64", "pod into VXLAN, 64 B, kpps"),
+    ("wire.vxlan.ping-adaptive", "ping across nodes, average, us"),
+    ("wire.local.ping-adaptive", "ping on one node, average, us"),
+    ("wire.local.ping-poll", "ping on one node, workers that spin, us"),
+    ("wire.vxlan.request", "request and answer across nodes, idle: average, us"),
+    ("wire.vxlan.request.p50", "p50"),
+    ("wire.vxlan.request.p99", "p99"),
+    ("wire.vxlan.request.p999", "p99.9"),
+    ("wire.vxlan.request-loaded", f"beside {LOAD} Mbit/s of TCP: average, us"),
+    ("wire.vxlan.request-loaded.p50", "p50"),
+    ("wire.vxlan.request-loaded.p99", "p99"),
+    ("wire.vxlan.request-loaded.p999", "p99.9"),
+    ("wire.vxlan.tcp-1.cpu-per-gbit", "TCP across nodes: CPU seconds per Gbit, machine"),
+    ("wire.vxlan.tcp-1.process-cpu-per-gbit", "of the forwarders' processes"),
+    (f"wire.vxlan.tcp-{LOAD}m.cpu-per-gbit", f"at {LOAD} Mbit/s, machine"),
+    ("wire.vxlan.pps-64.cpu-per-mpkt", "UDP across nodes, 64 B: CPU seconds per million packets, machine"),
+    ("wire.vxlan.pps-64.process-cpu-per-mpkt", "of the forwarders' processes"),
 ]
 
 BEGIN, END = "<!-- tools/bench wire --publish: begin -->", "<!-- tools/bench wire --publish: end -->"
@@ -113,7 +112,7 @@ def cell(value):
 def lines_of(samples, contenders):
     """(what, values by contender) of all lines for which there are samples."""
     lines = []
-    for row, title, _ in LINES:
+    for row, title in LINES:
         by_contender = samples.values.get(row)
         if by_contender:
             lines.append((title, [
