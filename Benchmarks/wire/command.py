@@ -23,13 +23,14 @@ def add_options(parser):
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON array")
     parser.add_argument("--quick", action="store_true", help="one round, fewer rows: under 3 minutes")
     parser.add_argument("--strict", action="store_true", help="exit status 1 when a bar is missed")
-    parser.add_argument("--publish", action="store_true", help="table and picture into docs/performance.md, docs/wire.svg")
+    parser.add_argument("--publish", action="store_true", help="table and picture into docs/performance.md and wire.svg")
     parser.add_argument("--svg", metavar="FILE", help="also draw the picture here")
     parser.add_argument(
         "--contenders", metavar="NAME", nargs="+", choices=contenders.NAMES, default=contenders.NAMES,
         help="only these: " + ", ".join(contenders.NAMES))
-    parser.add_argument(
-        "--port-kind", choices=contenders.PORT_KINDS, default="packet", help="Weft's port to the fabric (packet)")
+    for option, where in (("--port-kind", "to the fabric"), ("--pod-port-kind", "to pods")):
+        parser.add_argument(
+            option, choices=contenders.PORT_KINDS, help=f"Weft's port {where} (the agent's default)")
     parser.add_argument("--no-install", action="store_true", help="compare with what is installed")
 
 
@@ -67,7 +68,7 @@ def build_programs():
 def find_contenders(options, cores, notes):
     """Those that can be had; the others are named."""
     found = []
-    for one in contenders.all_contenders(cores, options.port_kind):
+    for one in contenders.all_contenders(cores, options.port_kind, options.pod_port_kind):
         if one.name not in options.contenders:
             continue
         try:
@@ -150,8 +151,12 @@ def run(options, build_traffic):
     if os.geteuid() != 0:
         print("tools/bench: wire needs root, for network namespaces: sudo tools/bench wire", file=sys.stderr)
         return 2
+    # Also where a shell started this in the background and ignores Ctrl-C for it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
+    if options.publish:
+        results.find_place(DOCUMENT)
     if not options.no_install:
         install()
     if not options.no_build:
@@ -184,13 +189,14 @@ def measure(options):
         report.judge(row, results.BARS)
     rows = first_rows + results.rows_of(samples)
     command = "tools/bench wire" + (" --quick" if options.quick else "")
-    command += f" --port-kind {options.port_kind}" if options.port_kind != "packet" else ""
-    write(options, rows, samples, up, machine, command)
+    for option, kind in (("--port-kind", options.port_kind), ("--pod-port-kind", options.pod_port_kind)):
+        command += f" {option} {kind}" if kind else ""
     print(f"\n{machine}; generator: {kind}; {time.monotonic() - began:.0f} s\n")
     report.print_table(rows, samples.notes)
     print()
     results.print_comparison(samples, up)
     missed = report.print_verdict(rows)
+    write(options, rows, samples, up, machine, command)
     return 1 if missed and options.strict else 0
 
 

@@ -112,11 +112,13 @@ class Weft(Contender):
     name, label = "weft", "Weft"
     ways = ("vxlan", "mplsoudp", "local")
 
-    def __init__(self, cores, port_kind):
+    def __init__(self, cores, port_kind, pod_port_kind):
         super().__init__(cores)
         self.environment = dict(os.environ)
-        if port_kind != "packet":
-            self.environment["WEFT_LAB_FABRIC"] = f"port: {port_kind}"
+        # The default is the agent's own.
+        for variable, kind in (("WEFT_LAB_FABRIC", port_kind), ("WEFT_LAB_PODS", pod_port_kind)):
+            if kind:
+                self.environment[variable] = f"port: {kind}"
 
     def connect(self):
         # Lab and its tool take the environment of this process.
@@ -354,17 +356,18 @@ class Loop(Contender):
         log = pathlib.Path(self.lab.folder) / "loop.log"
         log.write_text("")
         self.daemon(self.lab.n1, log, TRAFFIC, "loop", "v-blue1", "v-blue1b", "--kind", kind, "--core", self.cores.n1)
-        wait_for(lambda: "forwarding" in log.read_text() or self.daemons[0].poll() is not None, 10, f"the loop by {kind}")
-        if self.daemons[0].poll() is not None:
+        process = self.daemons[0]
+        wait_for(lambda: "forwarding" in log.read_text() or process.poll() is not None, 10, f"the loop by {kind}")
+        if process.poll() is not None:
             raise AssertionError(f"the loop by {kind}: {log.read_text()}")
 
 
-def all_contenders(cores, port_kind):
+def all_contenders(cores, port_kind=None, pod_port_kind=None):
     """In the order of the table."""
     others = [Kernel, OpenVSwitch, OpenVSwitchXDP, OpenVSwitchDPDK, TestPMD, Loop]
-    return [Weft(cores, port_kind), *(one(cores) for one in others)]
+    return [Weft(cores, port_kind, pod_port_kind), *(one(cores) for one in others)]
 
 
 NAMES = ("weft", "kernel", "ovs", "ovs-xdp", "ovs-dpdk", "testpmd", "c-loop")
-#: Kinds of Weft's port to the fabric that tools/bench wire can be asked for, and the agent's file then names.
+#: Kinds of Weft's ports that tools/bench wire can be asked for, and the agent's file then names.
 PORT_KINDS = ("packet", "af_xdp")

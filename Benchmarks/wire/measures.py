@@ -218,7 +218,8 @@ def loaded_round_trips(contender, way, count, mbit):
     with iperf_server(other, 5202):
         cpu = CPU(contender)
         load = one.start(
-            "iperf3", "--client", other.address(4), "--port", 5202, "--time", seconds, "--bitrate", f"{mbit}M", "--json")
+            "iperf3", "--client", other.address(4), "--port", 5202, "--time", seconds, "--bitrate", f"{mbit}M",
+            "--json")
         time.sleep(0.3)
         result = round_trips(contender, way, count)
         output, _ = load.communicate(timeout=60)

@@ -144,10 +144,16 @@ def markdown(samples, rows, contenders, machine, command, picture):
     return "\n".join([*text, END])
 
 
-def publish(path, text):
-    """Puts the text into the document where the last one was."""
-    old = path.read_text()
-    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    if not pattern.search(old):
+def find_place(path):
+    """Where the figures stand in a document, and its text. Asked for before anything is measured."""
+    text = path.read_text()
+    found = re.search(re.escape(BEGIN) + ".*?" + re.escape(END), text, re.DOTALL)
+    if not found:
         raise SystemExit(f"tools/bench: {path} has no place for the figures: lines {BEGIN} and {END}")
-    path.write_text(pattern.sub(lambda _: text, old))
+    return text, found
+
+
+def publish(path, figures):
+    """Puts the figures into the document where the last ones were."""
+    text, found = find_place(path)
+    path.write_text(text[: found.start()] + figures + text[found.end() :])
