@@ -23,7 +23,8 @@ def add_options(parser):
     parser.add_argument("--json", metavar="FILE", help="also write the rows as a JSON array")
     parser.add_argument("--quick", action="store_true", help="one round, fewer rows: under 3 minutes")
     parser.add_argument("--strict", action="store_true", help="exit status 1 when a bar is missed")
-    parser.add_argument("--publish", action="store_true", help="table and picture into docs/performance.md and wire.svg")
+    parser.add_argument(
+        "--publish", action="store_true", help="put table and picture into docs (performance.md, wire.svg)")
     parser.add_argument("--svg", metavar="FILE", help="also draw the picture here")
     parser.add_argument(
         "--contenders", metavar="NAME", nargs="+", choices=contenders.NAMES, default=contenders.NAMES,

@@ -127,6 +127,7 @@ def flood(contender, receiver, kind, size, flows, rate, seconds):
     if got["packets"] < 2:
         raise AssertionError(f"{size} B, {flows} flows: nothing arrived of {sent['packets']} packets")
     millions = got["packets"] / 1e6
+    # From the first to the last that arrived, with what drained from queues; a burst that got through alone is no rate.
     return {
         "rate": got["packets"] / max(got["seconds"], seconds * 0.5), "offered": sent["packets"] / sent["seconds"],
         "cpu": cpu.machine / millions, "process-cpu": cpu.process / millions}

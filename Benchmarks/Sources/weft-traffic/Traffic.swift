@@ -50,7 +50,8 @@ func pin(_ core: Int?) throws {
 struct Receive: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Counts UDP packets to a port until standard input ends.",
-    discussion: "Prints {\"listening\": PORT} when it counts, and the counts at the end. A super-frame counts as its packets.")
+    discussion:
+      "Prints {\"listening\": PORT} when it counts, and the counts at the end. A super-frame counts as its packets.")
 
   @Option(help: "Where they come in.") var interface: String
   @Option(help: "The UDP destination port; 4789 or 6635 counts a tunnel's packets.") var port: UInt16
