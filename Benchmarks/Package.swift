@@ -22,8 +22,9 @@ let package = Package(
   ],
   targets: [
     // The same work on the same data in plain C: what the packet path is compared with.
-    .target(name: "CReference", cSettings: [.unsafeFlags(["-O3"] + machine)]),
-    // Counts memory allocations, marks callgrind's profiles, reads the clock.
+    // And bare copy loops between two interfaces, for comparison at the wire.
+    .target(name: "CReference", dependencies: ["CMeasure"], cSettings: [.unsafeFlags(["-O3"] + machine)]),
+    // Counts memory allocations, marks callgrind's profiles, reads the clock; makes and counts packets on rings.
     .target(name: "CMeasure", cSettings: [.unsafeFlags(["-O2"] + machine)]),
     // The measurements; tools/bench runs it and prints what it says.
     .executableTarget(
@@ -36,5 +37,12 @@ let package = Package(
       swiftSettings: [.swiftLanguageMode(.v6)]
         + (machine.isEmpty ? [] : [.unsafeFlags(machine.flatMap { ["-Xcc", $0] })])
         + [.unsafeFlags(["-enforce-exclusivity=unchecked"])]),
+    // Traffic at the wire: generator, counting receiver, round trips, bare loops. tools/bench wire runs it.
+    .executableTarget(
+      name: "weft-traffic",
+      dependencies: [
+        "CReference", "CMeasure", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      swiftSettings: [.swiftLanguageMode(.v6)]),
   ]
 )

@@ -284,6 +284,9 @@ def test_schema_knows_what_the_program_knows(replay):
                                  {"address": "10.0.1.2", "port": 8080, "vrf": 2, "weight": 1, "draining": True,
                                   "local": True}]}]
     document["flow-export"] = {"flows": "all", "sample": 10, "rate": 100, "update-seconds": 5}
+    document["flow-settings"] = {"tcp": "strict", "timeouts": {
+        "tcp-opening": 1, "tcp-established": 2, "tcp-closing": 3, "udp": 4, "udp-stream": 5, "icmp": 6, "other": 7,
+        "denied": 8}}
     replay({"a": []}, document)
     used = set()
 

@@ -46,9 +46,9 @@ class Place:
 
     def start(self, *arguments, **options):
         """Starts a command; the lab ends it if the test does not."""
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace, *(str(argument) for argument in arguments)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+            ["ip", "netns", "exec", self.namespace, *(str(argument) for argument in arguments)], text=True, **options)
         self.lab.processes.append(process)
         return process
 

@@ -2,6 +2,7 @@
 #include "measure.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -85,4 +86,12 @@ void measure_warm(uint64_t bytes) {
   madvise(p, bytes, MADV_HUGEPAGE);
   for (uint64_t at = 0; at < bytes; at += 4096) ((volatile char *)p)[at] = 1;
   munmap(p, bytes);
+}
+
+int measure_pin(int core) {
+  cpu_set_t set;
+  if (core < 0 || core >= CPU_SETSIZE) return -1;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  return sched_setaffinity(0, sizeof set, &set);
 }

@@ -18,3 +18,5 @@ uint64_t measure_interruptions(void);
 /// Takes so many bytes from the system and gives them back: what takes them next does not wait for the host of a virtual
 /// machine to find them.
 void measure_warm(uint64_t bytes);
+/// Keeps the calling thread on a core; 0, or -1 when it may not run there.
+int measure_pin(int core);
