@@ -151,7 +151,8 @@ extension PortManager {
     options.busyPoll = UInt32(interface.xdp.busyPoll)
     options.busyPollBudget = UInt32(interface.xdp.busyPollBudget)
     options.completes = isVeth || mode == .skb
-    options.mtu = Int(interface.mtu)
+    // Elsewhere nothing comes in that is larger than a packet, whatever MTU either end has later.
+    options.mtu = takesSuperFrames ? Int(interface.mtu) : .max
     options.isFabric = isFabric
     options.patience = patience
     var sockets: [(worker: Int, queue: Queue<XDPSocket>)] = []
