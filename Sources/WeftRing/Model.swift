@@ -283,7 +283,8 @@ public struct TableLimits: Hashable, Sendable {
   public var nexthops: UInt32 = 1 << 18
   /// All VRFs and both families together.
   public var routes: UInt32 = 1 << 20
-  /// Inner nodes of the longest-prefix-match trees, 2 KiB each, taken from the system as they are used.
+  /// Inner nodes of the longest-prefix-match trees, for each family, taken from the system as they are used: 2 KiB each for
+  /// IPv4, 32 bytes and what stands in them for IPv6.
   public var routeNodes: UInt32 = 1 << 18
   public var bridge: UInt32 = 1 << 18
   /// Flow entries (two for each flow) of each worker.

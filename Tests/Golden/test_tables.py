@@ -47,7 +47,9 @@ BAD = [
      "raise limits.nexthops", False),
     ("more bridge entries than the limit", weft.changed(weft.tables(), "limits", "bridge", to=1), "$.bridge[", "in use",
      False),
-    ("too few route nodes", weft.changed(weft.tables(), "limits", "route-nodes", to=3), "$.vrfs[1]", "route nodes",
+    ("too few route nodes for VRFs", weft.changed(weft.tables(), "limits", "route-nodes", to=1), "$.vrfs[1]",
+     "route nodes", False),
+    ("too few route nodes", weft.changed(weft.tables(), "limits", "route-nodes", to=3), "$.routes[0]", "route nodes",
      False),
     # VRFs
     ("VRF twice", added("vrfs", id=1, name="green"), at("vrfs", "id"), "$.vrfs[0] already", False),
