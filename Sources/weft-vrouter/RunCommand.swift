@@ -41,7 +41,10 @@ struct RunCommand: ParsableCommand {
   var maxNexthops = TableLimits().nexthops
   @Option(name: .long, help: ArgumentHelp("Most routes, of all VRFs and both families.", valueName: "count"))
   var maxRoutes = TableLimits().routes
-  @Option(name: .long, help: ArgumentHelp("Most inner nodes of the routes' trees, for each family (IPv4: 2 KiB each).", valueName: "count"))
+  @Option(
+    name: .long,
+    help: ArgumentHelp("Most inner nodes of the routes' trees, for each family (IPv4: 2 KiB each).", valueName: "count")
+  )
   var maxRouteNodes = TableLimits().routeNodes
   @Option(name: .long, help: ArgumentHelp("Most bridge entries.", valueName: "count"))
   var maxBridge = TableLimits().bridge
