@@ -105,8 +105,12 @@ import WeftWire
       try pair.two.netlink().addAddress(address(two), prefixLength: length, interface: pair.index2)
       let mac = try pair.two.netlink().link(named: "eth0")?.mac
       #expect(try netlink.neighbor(address(two), interface: pair.index1) == nil)
-      #expect(
-        try netlink.resolve(neighbor: address(two), interface: pair.index1, timeoutMilliseconds: 5000) == mac, "\(two)")
+      // On a busy machine all three solicitations of a try may come to nothing: then it is one for who asked to ask again.
+      var found: MACAddress?
+      for _ in 0..<10 where found == nil {
+        found = try netlink.resolve(neighbor: address(two), interface: pair.index1, timeoutMilliseconds: 5000)
+      }
+      #expect(found == mac, "\(two)")
       let known = try #require(try netlink.neighbor(address(two), interface: pair.index1))
       #expect(known.isUsable && known.mac == mac)
       #expect(try netlink.neighbors(interface: pair.index1).contains { $0.address == address(two) })
