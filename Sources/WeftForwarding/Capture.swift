@@ -206,7 +206,7 @@ extension PacketPath {
   }
 
   /// A packet that goes no further, and what was merged with it.
-  @inline(never) func captureDrop(_ packet: Packet, _ reason: DropReason) {
+  @inline(never) mutating func captureDrop(_ packet: Packet, _ reason: DropReason) {
     let batch = batch
     captureSegment(packet, reason)
     var next = packet.next
@@ -238,7 +238,7 @@ extension PacketPath {
   }
 
   /// A frame that became no packet.
-  @inline(never) func captureDrop(_ frame: RxFrame, _ interface: UInt32, _ reason: DropReason) {
+  @inline(never) mutating func captureDrop(_ frame: RxFrame, _ interface: UInt32, _ reason: DropReason) {
     captures.offer(
       .drop, reason: reason.rawValue, interface, frame.bytes, head: frame.length, frame.bytes, rest: 0, now: clock)
   }

@@ -234,7 +234,7 @@ extension PacketPath {
   /// What policy says of a flow: the rules for where it comes from, then those for where it goes. `target` is the key
   /// after translation; interfaces are numbers plus one, 0 for none of ours. `actions`: which of the rules that let it
   /// pass do something to its packets, as in `FlowEntry.mark`.
-  func judge(
+  mutating func judge(
     _ key: FlowKey, to target: FlowKey, icmp: UInt16, tcpFlags: UInt8, from source: UInt32, toward destination: UInt32
   ) -> (verdict: PolicyVerdict, actions: UInt32) {
     let leaving = policyClass(source)

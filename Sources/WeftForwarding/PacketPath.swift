@@ -151,12 +151,12 @@ import WeftWire
   }
 
   /// Ends a packet's way.
-  @inline(__always) func drop(_ packet: inout Packet, _ reason: DropReason) {
+  @inline(__always) mutating func drop(_ packet: inout Packet, _ reason: DropReason) {
     drop(&packet, reason, packets: packet.segments)
   }
 
   /// The same for one that stands for so many packets, or would have become them.
-  @inline(__always) func drop(_ packet: inout Packet, _ reason: DropReason, packets: Int) {
+  @inline(__always) mutating func drop(_ packet: inout Packet, _ reason: DropReason, packets: Int) {
     packet.verdict = .dropped
     counters.dropped(reason, packet.interface, packets: packets)
     if traces.isOn { noteDrop(packet, reason) }
@@ -164,7 +164,7 @@ import WeftWire
   }
 
   /// Ends the way of a frame, or a part of it, that is no packet yet.
-  @inline(__always) func lose(_ reason: DropReason, _ interface: UInt32, packets: Int, _ frame: RxFrame) {
+  @inline(__always) mutating func lose(_ reason: DropReason, _ interface: UInt32, packets: Int, _ frame: RxFrame) {
     counters.dropped(reason, interface, packets: packets)
     if traces.isOn { noteDrop(interface, reason) }
     if captures.takesDrops { captureDrop(frame, interface, reason) }

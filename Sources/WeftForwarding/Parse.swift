@@ -120,7 +120,7 @@ extension PacketPath {
     return false
   }
 
-  private func finishParsing(_ packet: inout Packet, _ source: IPAddress, _ destination: IPAddress) {
+  private mutating func finishParsing(_ packet: inout Packet, _ source: IPAddress, _ destination: IPAddress) {
     var sourcePort: UInt16 = 0
     var destinationPort: UInt16 = 0
     packet.payload = packet.transport
@@ -191,7 +191,7 @@ extension PacketPath {
   }
 
   /// After a tunnel: the inner ECN field by the outer one. False when the packet had to be dropped.
-  @inline(__always) private func mergeECN(_ packet: inout Packet) -> Bool {
+  @inline(__always) private mutating func mergeECN(_ packet: inout Packet) -> Bool {
     guard packet.fromFabric, packet.outerECN != ECN.notECT else { return true }
     let inner = packet.trafficClass & ECN.mask
     guard let merged = ECN.decapsulated(inner: inner, outer: packet.outerECN) else {

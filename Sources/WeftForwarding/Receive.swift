@@ -53,7 +53,7 @@ extension PacketPath {
   }
 
   /// A frame that does not become a packet.
-  func dropFrame(_ frame: RxFrame, _ reason: DropReason, _ id: UInt32) {
+  mutating func dropFrame(_ frame: RxFrame, _ reason: DropReason, _ id: UInt32) {
     received(id, packets: 1, bytes: frame.length)
     lose(reason, id, packets: 1, frame)
   }

@@ -124,6 +124,9 @@ public struct TraceRecord: Sendable {
   }
 }
 
+// Who notes is `mutating`, though nothing of the packet path changes: a method that is not, and is not inlined, gets a copy
+// of the whole packet path, made before the branch that asks whether to call it.
+
 extension PacketPath {
   /// Takes one frame through all stages and says what they did to it. What was sent stands in `tx`.
   ///
@@ -142,11 +145,11 @@ extension PacketPath {
   }
 
   /// Notes where the batch's packets are after a stage.
-  @inline(__always) func note(_ stage: TraceStage) {
+  @inline(__always) mutating func note(_ stage: TraceStage) {
     if traces.isOn { noteBatch(stage) }
   }
 
-  @inline(never) private func noteBatch(_ stage: TraceStage) {
+  @inline(never) private mutating func noteBatch(_ stage: TraceStage) {
     let batch = batch
     for index in 0..<batch.count {
       var record = record(stage, batch[index])
@@ -155,21 +158,23 @@ extension PacketPath {
     }
   }
 
-  @inline(never) func noteDrop(_ packet: Packet, _ reason: DropReason) {
+  @inline(never) mutating func noteDrop(_ packet: Packet, _ reason: DropReason) {
     var record = record(.drop, packet)
     record.reason = reason
     traces.append(record)
   }
 
   /// A frame that became no packet.
-  @inline(never) func noteDrop(_ interface: UInt32, _ reason: DropReason) {
+  @inline(never) mutating func noteDrop(_ interface: UInt32, _ reason: DropReason) {
     var record = TraceRecord(.drop)
     record.reason = reason
     record.interface = interface
     traces.append(record)
   }
 
-  @inline(never) func notePolicy(_ verdict: PolicyVerdict, _ interface: UInt32, isIngress: Bool, _ key: FlowKey) {
+  @inline(never) mutating func notePolicy(
+    _ verdict: PolicyVerdict, _ interface: UInt32, isIngress: Bool, _ key: FlowKey
+  ) {
     var record = TraceRecord(.policy)
     record.interface = interface &- 1
     record.isIngress = isIngress
@@ -178,14 +183,14 @@ extension PacketPath {
     traces.append(record)
   }
 
-  @inline(never) func notePolicer(_ number: UInt32, _ color: PolicerColor) {
+  @inline(never) mutating func notePolicer(_ number: UInt32, _ color: PolicerColor) {
     var record = TraceRecord(.police)
     record.policer = number
     record.color = color
     traces.append(record)
   }
 
-  @inline(never) func noteMark(dscp: UInt8 = noMark, pcp: UInt8 = noMark) {
+  @inline(never) mutating func noteMark(dscp: UInt8 = noMark, pcp: UInt8 = noMark) {
     var record = TraceRecord(.mark)
     record.dscp = dscp
     record.pcp = pcp
