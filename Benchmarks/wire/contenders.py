@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 from .places import TRAFFIC, BareLab, Lab, end, run, wait_for
 
@@ -111,6 +112,11 @@ class Weft(Contender):
 
     name, label = "weft", "Weft"
     ways = ("vxlan", "mplsoudp", "local")
+
+    def pause(self):
+        # Its cores are to sleep again as they like: no other contender is to have that of it.
+        time.sleep(0.25)
+        super().pause()
 
     def __init__(self, cores, port_kind, pod_port_kind):
         super().__init__(cores)
@@ -342,7 +348,7 @@ class Loop(Contender):
     name, label = "c-loop", "C loop"
     ways = ("local",)
     #: For packet rates; TCP goes by messages, the kind that takes super-frames.
-    kinds = ("messages", "ring", "xdp")
+    kinds = ("messages", "ring", "xdp", "mixed")
 
     def connect(self):
         self.lab = BareLab()

@@ -31,12 +31,12 @@ class CPU:
         return (user + nice + system + irq + softirq) / TICK
 
     def of_processes(self):
+        """To the nanosecond: each process has a clock of the time that it ran (clock_getcpuclockid)."""
         total = 0
         for pid in self.contender.processes():
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-                words = file.read().rpartition(")")[2].split()
-                total += int(words[11]) + int(words[12])
-        return total / TICK
+            with contextlib.suppress(OSError):
+                total += time.clock_gettime(~pid << 3 | 2)
+        return total
 
 
 @contextlib.contextmanager

@@ -127,3 +127,12 @@ extension PacketPath {
     packet.ip.set16(place, value == 0 && packet.proto == IPProtocol.udp ? 0xFFFF : value)
   }
 }
+
+extension PacketPath {
+  /// Datagrams that are for an interface and differ only in their payload leave as one super-frame, where the interface
+  /// takes those.
+  public mutating func bundle(interface: UInt32) {
+    guard let entry = tables.interface(interface)?.entry, entry.takesVirtio, entry.takesUDPSegmentation else { return }
+    tx.bundle(interface: interface)
+  }
+}

@@ -17,18 +17,23 @@ public struct ForwarderSettings: Sendable {
   public var idle: IdleMode
   /// adaptive: how long a worker goes on looking before it sleeps.
   public var spinMicroseconds: UInt64
+  /// adaptive and event: while packets come, microseconds that the workers' cores may take to wake up; nil: as long as
+  /// they like.
+  public var wakeLatencyMicroseconds: UInt32?
   public var limits: TableLimits
   /// ICMP errors and TCP resets of a worker's own.
   public var errorsPerSecond: UInt64
 
   public init(
     socket: String, cores: [Int], idle: IdleMode = .adaptive, spinMicroseconds: UInt64 = 20,
+    wakeLatencyMicroseconds: UInt32? = 0,
     limits: TableLimits = TableLimits(), errorsPerSecond: UInt64 = 1000
   ) {
     self.socket = socket
     self.cores = cores
     self.idle = idle
     self.spinMicroseconds = spinMicroseconds
+    self.wakeLatencyMicroseconds = wakeLatencyMicroseconds
     self.limits = limits
     self.errorsPerSecond = errorsPerSecond
   }

@@ -16,6 +16,8 @@ public enum IdleMode: String, CaseIterable, Sendable {
   case poll
   /// Looks for a while, then sleeps until the kernel has something: a node at rest burns no core.
   case adaptive
+  /// Sleeps as soon as there is nothing: the least of the processor, the longest round trips.
+  case event
 }
 
 /// A thread that forwards: pinned to a core, its memory on that core's NUMA node. It takes batches from its queues one
@@ -30,6 +32,7 @@ final class Worker: @unchecked Sendable {
   let refusedUDPSegmentation = Atomic<Bool>(false)
   private let idle: IdleMode
   private let spin: UInt64
+  private let wakeLatency: UInt32?
   private let errorsPerSecond: UInt64
   private let tables: Tables
   private let epoch: WorkerEpoch
@@ -59,7 +62,8 @@ final class Worker: @unchecked Sendable {
     self.core = core
     node = Self.node(ofCore: core)
     idle = settings.idle
-    spin = settings.spinMicroseconds * 1000
+    spin = settings.idle == .event ? 0 : settings.spinMicroseconds * 1000
+    wakeLatency = settings.idle == .poll ? nil : settings.wakeLatencyMicroseconds
     errorsPerSecond = settings.errorsPerSecond
     limits = settings.limits
     self.tables = tables
@@ -126,6 +130,17 @@ final class Worker: @unchecked Sendable {
   private static let roundsPerLook = 16
   /// A worker that sleeps wakes up for its heartbeat and to let idle flows go.
   private static let nap: Int32 = 100
+  /// The core stays easy to wake so long after the last packet, ns: while a nap lasts.
+  private static let wakefulness: UInt64 = 90_000_000
+  /// Its time slice, ns: the shortest that the kernel takes.
+  private static let slice: UInt64 = 100_000
+
+  private func openWakeLatency(_ microseconds: UInt32) -> WakeLatency? {
+    do throws(SystemError) { return try WakeLatency.of(core: core, microseconds: microseconds) } catch {
+      logger.info("core \(core) sleeps as it likes, and takes its time to wake up: \(error)")
+      return nil
+    }
+  }
 
   private func watch(_ descriptor: Int32, _ token: UInt64) throws(SystemError) {
     var event = epoll_event()
@@ -140,6 +155,8 @@ final class Worker: @unchecked Sendable {
     weft_name_thread("worker \(index)")
     do throws(SystemError) {
       guard weft_pin_thread(Int32(core)) == 0 else { throw SystemError("pin worker \(index) to", "core \(core)") }
+      // Others on this core are not to keep packets waiting for as long as they are let run by default.
+      if weft_set_slice(Self.slice) != 0 { logger.info("worker \(index) has time slices as all: \(errno)") }
       // Everything that this thread touches first comes from its own node.
       if numa_available() >= 0 { numa_set_preferred(Int32(node)) }
       statistics.setPlace(core: Int32(core), node: Int32(node))
@@ -179,6 +196,7 @@ final class Worker: @unchecked Sendable {
     var rounds = 0
     var lastWork = weft_monotonic_ns()
     var lastBeat: UInt64 = 0
+    var latency = wakeLatency.flatMap { openWakeLatency($0) }
     epoch.comeOnline()
     while !stopping.load(ordering: .relaxed) {
       let now = weft_monotonic_ns()
@@ -202,10 +220,15 @@ final class Worker: @unchecked Sendable {
         state.sawRefusal = false
         refusedUDPSegmentation.store(true, ordering: .relaxed)
       }
-      if packets > 0 { lastWork = now }
+      if packets > 0 {
+        lastWork = now
+        latency?.hold()
+      } else if now &- lastWork > Self.wakefulness {
+        latency?.release()
+      }
       rounds &+= 1
       var timeout: Int32 = 0
-      if packets == 0, isAged, idle == .adaptive, now &- lastWork >= spin {
+      if packets == 0, isAged, idle != .poll, now &- lastWork >= spin {
         timeout = state.path.sharing.fallAsleep() ? Self.nap : 0
       } else if packets > 0, rounds % Self.roundsPerLook != 0 {
         continue

@@ -215,6 +215,7 @@ struct WorkerState: ~Copyable {
     for index in 0..<path.tx.touchedCount {
       let interface = path.tx.touched(index)
       let result: SendResult
+      path.bundle(interface: interface)
       switch outputs[Int(interface)] {
       case .packet(let kernelIndex):
         result = sender.send(path.tx, interface: interface, kernelIndex: kernelIndex)

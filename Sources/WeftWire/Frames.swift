@@ -83,6 +83,9 @@ import CLinux
   @usableFromInline let arena: UnsafeMutableRawPointer
   /// Priority and drop eligibility of the tag that each frame gets; 0 for most, and again once it has got it.
   let priorities: UnsafeMutablePointer<UInt8>
+  /// What `bundle` works with: the next frame of a bundle, and bundles that may grow.
+  let chains: UnsafeMutablePointer<UInt32>
+  let open: UnsafeMutablePointer<OpenBundle>
   @usableFromInline let heads: UnsafeMutablePointer<UInt32>
   @usableFromInline let tails: UnsafeMutablePointer<UInt32>
   @usableFromInline let touchedInterfaces: UnsafeMutablePointer<UInt32>
@@ -101,6 +104,8 @@ import CLinux
     unsafe arena = .allocate(byteCount: Self.arenaBytes + Self.tagArenaBytes, alignment: 64)
     unsafe priorities = .allocate(capacity: Self.frameCapacity)
     unsafe priorities.initialize(repeating: 0, count: Self.frameCapacity)
+    unsafe chains = .allocate(capacity: Self.frameCapacity)
+    unsafe open = .allocate(capacity: OpenBundle.slots)
     unsafe heads = .allocate(capacity: interfaces)
     unsafe heads.initialize(repeating: Self.none, count: interfaces)
     unsafe tails = .allocate(capacity: interfaces)
@@ -114,6 +119,8 @@ import CLinux
     unsafe pieces.deallocate()
     unsafe arena.deallocate()
     unsafe priorities.deallocate()
+    unsafe chains.deallocate()
+    unsafe open.deallocate()
     unsafe heads.deallocate()
     unsafe tails.deallocate()
     unsafe touchedInterfaces.deallocate()

@@ -26,12 +26,22 @@ struct RunCommand: ParsableCommand {
   var cores: CoreList?
 
   @Option(
-    name: .long, help: "What workers do when nothing comes in: adaptive (look a while, then sleep) or poll (spin).")
+    name: .long,
+    help: "What workers do when nothing comes in: adaptive (look a while, then sleep), event (sleep) or poll (spin).")
   var idle = IdleMode.adaptive
 
   @Option(
     name: .customLong("spin"), help: ArgumentHelp("adaptive: look so long before sleeping.", valueName: "microseconds"))
   var spin: UInt64 = 20
+
+  @Option(
+    name: .long,
+    help: ArgumentHelp(
+      """
+      adaptive and event: while packets come, how long workers' cores may take to wake up (0: they stay awake, at their \
+      idle's cost), or off: as long as they like.
+      """, valueName: "microseconds"))
+  var wakeLatency = WakeLatencyOption(microseconds: 0)
 
   @Option(name: .long, help: ArgumentHelp("Most interfaces.", valueName: "count"))
   var maxInterfaces = TableLimits().interfaces
@@ -99,7 +109,8 @@ struct RunCommand: ParsableCommand {
     limits.flows = maxFlows
     let settings = ForwarderSettings(
       socket: socket, cores: cores?.numbers ?? Array(ForwarderSettings.allowedCores.prefix(1)), idle: idle,
-      spinMicroseconds: spin, limits: limits, errorsPerSecond: icmpErrors)
+      spinMicroseconds: spin, wakeLatencyMicroseconds: wakeLatency.microseconds, limits: limits,
+      errorsPerSecond: icmpErrors)
     let forwarder: Forwarder
     do { forwarder = try Forwarder(settings: settings, logger: Logger(label: "weft-vrouter")) } catch {
       throw CommandFailure("cannot start: \(error)")
@@ -109,6 +120,24 @@ struct RunCommand: ParsableCommand {
 }
 
 extension IdleMode: ExpressibleByArgument {}
+
+/// Microseconds, or "off".
+struct WakeLatencyOption: ExpressibleByArgument, CustomStringConvertible {
+  let microseconds: UInt32?
+  var description: String { microseconds.map { "\($0)" } ?? "off" }
+
+  init(microseconds: UInt32?) { self.microseconds = microseconds }
+
+  init?(argument: String) {
+    if argument == "off" {
+      microseconds = nil
+    } else {
+      // What the kernel takes: a signed number.
+      guard let value = UInt32(argument), value <= 1_000_000 else { return nil }
+      microseconds = value
+    }
+  }
+}
 
 /// swift-log's levels as an argument.
 enum LogLevel: String, CaseIterable, ExpressibleByArgument {

@@ -54,6 +54,8 @@ static void build(uint8_t *frame, const struct traffic_frames *f, uint32_t flow)
   } else {
     ip[0] = 0x45;
     put16(ip + 2, datagram + 20);
+    // Not to be fragmented, as Linux sends datagrams.
+    put16(ip + 6, 0x4000);
     ip[8] = 64;
     ip[9] = 17;
     memcpy(ip + 12, f->source, 4);

@@ -179,8 +179,56 @@ static struct loop_error run_xdp(
   return (struct loop_error){error.what, error.code};
 }
 
+// MARK: AF_PACKET in, AF_XDP out
+
+static unsigned copy_mixed(struct packets *from, struct xsk *to) {
+  xsk_reclaim(to);
+  uint32_t count = 0, out = *to->transmit.producer;
+  while (count < BATCH && to->spares > 0) {
+    struct tpacket2_hdr *slot = (struct tpacket2_hdr *)(from->ring + from->slot * SLOT);
+    if (!(__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER)) break;
+    from->slot = from->slot + 1 == SLOTS ? 0 : from->slot + 1;
+    if (slot->tp_snaplen == slot->tp_len) {
+      struct xdp_desc *target = (struct xdp_desc *)to->transmit.entries + ((out + count++) & (XSK_RING - 1));
+      *target = (struct xdp_desc){to->spare[--to->spares], slot->tp_len, 0};
+      memcpy(to->memory + target->addr, (uint8_t *)slot + slot->tp_mac, slot->tp_len);
+    }
+    __atomic_store_n(&slot->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+  }
+  if (count == 0) return 0;
+  __atomic_store_n(to->transmit.producer, out + count, __ATOMIC_RELEASE);
+  xsk_kick(to);
+  return count;
+}
+
+static struct loop_error run_mixed(
+    const char *first, const char *second, const volatile int *stop, void (*ready)(void)) {
+  static struct xsk to_first, to_second;
+  struct packets one = {.socket = -1}, two = {.socket = -1};
+  to_second.socket = to_second.program = to_second.map = to_second.link = -1;
+  struct loop_error error = open_packets(&one, first, 1);
+  if (error.what == NULL) error = open_packets(&two, second, 1);
+  struct traffic_error opened = xsk_open(&to_first, first, 0);
+  if (opened.what == NULL) opened = xsk_open(&to_second, second, 0);
+  if (error.what == NULL) error = (struct loop_error){opened.what, opened.code};
+  if (error.what == NULL) ready();
+  while (error.what == NULL && !*stop) {
+    if (copy_mixed(&one, &to_second) + copy_mixed(&two, &to_first) == 0) {
+      if (*to_first.transmit.consumer != *to_first.transmit.producer) xsk_kick(&to_first);
+      if (*to_second.transmit.consumer != *to_second.transmit.producer) xsk_kick(&to_second);
+      sleep_until_readable(one.socket, two.socket);
+    }
+  }
+  xsk_close(&to_first);
+  xsk_close(&to_second);
+  if (one.socket >= 0) close(one.socket);
+  if (two.socket >= 0) close(two.socket);
+  return error;
+}
+
 struct loop_error loop_run(
     const char *first, const char *second, enum loop_kind kind, const volatile int *stop, void (*ready)(void)) {
+  if (kind == LOOP_MIXED) return run_mixed(first, second, stop, ready);
   return kind == LOOP_XDP ? run_xdp(first, second, stop, ready)
                           : run_packets(first, second, kind == LOOP_RING, stop, ready);
 }

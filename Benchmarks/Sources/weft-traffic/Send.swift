@@ -83,14 +83,14 @@ struct Loop: ParsableCommand {
 
   @Argument(help: "One interface.") var first: String
   @Argument(help: "The other.") var second: String
-  @Option(help: "messages (recvmmsg, sendmmsg), ring (TPACKET_V2, sendmmsg) or xdp (AF_XDP, copy mode).")
+  @Option(help: "messages (recvmmsg, sendmmsg), ring (TPACKET_V2, sendmmsg), xdp (AF_XDP, copy mode) or mixed (ring in, xdp out).")
   var kind = "messages"
   @Option(help: "Run on this core.") var core: Int?
 
-  static let kinds = ["messages": LOOP_MESSAGES, "ring": LOOP_RING, "xdp": LOOP_XDP]
+  static let kinds = ["messages": LOOP_MESSAGES, "ring": LOOP_RING, "xdp": LOOP_XDP, "mixed": LOOP_MIXED]
 
   func validate() throws {
-    guard Self.kinds[kind] != nil else { throw ValidationError("--kind is messages, ring or xdp, not \(kind).") }
+    guard Self.kinds[kind] != nil else { throw ValidationError("--kind is messages, ring, xdp or mixed, not \(kind).") }
   }
 
   func run() throws {

@@ -10,6 +10,8 @@ enum loop_kind {
   LOOP_RING = 1,
   /// AF_XDP in copy mode, both ways.
   LOOP_XDP = 2,
+  /// Received as LOOP_RING, sent by AF_XDP.
+  LOOP_MIXED = 3,
 };
 
 struct loop_error {
