@@ -133,6 +133,7 @@ class Plan:
         def sample(contender):
             result = measures.encapsulation(contender, self.kind, 64, self.effort.packet_seconds, self.effort.goes)
             add_rate(self.samples, row, contender.name, result, 1e-3, "kpps", "mpkt")
+            self.samples.add(f"{row}.offered", contender.name, result["offered"] / 1e3, "kpps")
 
         return row, "vxlan", "packets", sample
 

@@ -22,6 +22,14 @@ public enum Ethtool {
     return max(1, Int(channels.combined_count) + Int(channels.rx_count))
   }
 
+  /// Queues that packets go out by.
+  public static func transmitQueues(_ device: String) -> Int {
+    var channels = ethtool_channels()
+    channels.cmd = UInt32(ETHTOOL_GCHANNELS)
+    guard call(device, &channels) else { return 1 }
+    return max(1, Int(channels.combined_count) + Int(channels.tx_count))
+  }
+
   /// The interface leaves VLAN tags in the frames that it receives; false where it does not let itself be told.
   public static func keepTags(_ device: String) -> Bool {
     var value = ethtool_value()

@@ -46,14 +46,32 @@ import WeftWire
     return descriptor
   }
 
-  /// Sends the frames of `tx` that are for `interface` out of the kernel's interface of that index.
-  public mutating func send(_ tx: TxFrames, interface: UInt32, kernelIndex: UInt32) -> SendResult {
+  /// Sends the frames of `tx` that are for `interface` out of the kernel's interface of that index: those of ordinary size
+  /// by `fast`, if there is one.
+  public mutating func send(
+    _ tx: TxFrames, interface: UInt32, kernelIndex: UInt32, fast: UnsafeMutablePointer<XDPTransmitter>?
+  ) -> SendResult {
     var result = SendResult()
     var address = PacketSocket.address(kernelIndex, proto: 0)
     var index = tx.head(interface)
+    unsafe fast?.pointee.ring.reclaim()
+    var isWaiting = false
     while index != TxFrames.none {
       let frame = tx.frame(index)
       index = frame.next
+      if let fast = unsafe fast {
+        if unsafe fast.pointee.ring.takes(tx, frame) {
+          unsafe fast.pointee.ring.put(tx, frame, &result)
+          isWaiting = true
+          continue
+        }
+        // In the order in which they are.
+        if isWaiting { unsafe fast.pointee.ring.kick(&result) }
+        isWaiting = false
+        // From our ring, the kernel would copy it once more, into pages of its own.
+        sendPlain(tx, frame, &address, &result)
+        continue
+      }
       if Int(frame.length) + VirtioNetHeader.bytes + PacketSocket.headerBytes <= slotBytes {
         put(tx, frame, &address, &result)
       } else {
@@ -62,6 +80,7 @@ import WeftWire
       }
     }
     flush(&address, &result)
+    if isWaiting, let fast = unsafe fast { unsafe fast.pointee.ring.kick(&result) }
     return result
   }
 

@@ -43,20 +43,14 @@ public struct XDPSocketOptions: Hashable, Sendable {
   private let base: UnsafeMutableRawPointer
   private let bytes: Int
   private let frameBytes: Int
-  private let usesFragments: Bool
   private let options: XDPSocketOptions
   private let mappings: Rings
 
   private var fill: XDPRing
   private var received: XDPRing
-  private var toSend: XDPRing
-  private var completed: XDPRing
+  private var transmitter: XDPTransmitRing
   /// Entries of `received` that are lent out.
   private var lent: UInt32 = 0
-  /// Free places to send from.
-  private let free: UnsafeMutablePointer<UInt64>
-  private var freeCount: Int
-  private let sendFrames: Int
   /// Rounds since the kernel was last asked what it lost, and without a frame; what it had lost then.
   private var rounds = 0
   private var quiet = 0
@@ -68,7 +62,7 @@ public struct XDPSocketOptions: Hashable, Sendable {
 
   public var descriptor: Int32 { socket.raw }
   /// It has memory to send from.
-  public var sends: Bool { sendFrames > 0 }
+  public var sends: Bool { transmitter.frames > 0 }
 
   private struct Rings: ~Copyable {
     let fill: Mapping
@@ -122,8 +116,11 @@ public struct XDPSocketOptions: Hashable, Sendable {
       patience: options.patience, what)
     self.fill = fill
     unsafe received = XDPRing(mappings.received.base, offsets: offsets.rx, size: sizes.received)
-    unsafe toSend = XDPRing(mappings.toSend.base, offsets: offsets.tx, size: sizes.toSend)
-    unsafe completed = XDPRing(mappings.completed.base, offsets: offsets.cr, size: sizes.completed)
+    transmitter = unsafe XDPTransmitRing(
+      socket: socket.raw, memory: memory, firstFrame: start + share.receive * layout.frameBytes, frames: share.send,
+      isZeroCopy: isZeroCopy,
+      toSend: XDPRing(mappings.toSend.base, offsets: offsets.tx, size: sizes.toSend),
+      completed: XDPRing(mappings.completed.base, offsets: offsets.cr, size: sizes.completed))
     self.mappings = mappings
     self.interface = interface
     self.queue = UInt32(queue)
@@ -131,21 +128,12 @@ public struct XDPSocketOptions: Hashable, Sendable {
     unsafe base = memory.mapping.base
     bytes = memory.mapping.count
     frameBytes = layout.frameBytes
-    usesFragments = layout.usesFragments
     self.options = options
     self.socket = socket
-    sendFrames = share.send
-    freeCount = share.send
-    unsafe free = .allocate(capacity: max(1, share.send))
-    for number in 0..<share.send {
-      unsafe free[number] = UInt64(start + (share.receive + number) * layout.frameBytes)
-    }
   }
 
-  deinit { unsafe free.deallocate() }
-
   /// Whether it does without copies.
-  private static func bind(
+  static func bind(
     _ socket: Int32, _ kernelIndex: UInt32, _ queue: UInt32, _ first: Int32?, _ copying: XDPSocketOptions.Copying,
     usesFragments: Bool, patience: Int, _ what: String
   ) throws(SystemError) -> Bool {
@@ -194,7 +182,7 @@ public struct XDPSocketOptions: Hashable, Sendable {
     return chosen.flags & UInt32(XDP_OPTIONS_ZEROCOPY) != 0
   }
 
-  private static func set(
+  static func set(
     _ socket: Int32, _ level: Int32, _ option: Int32, _ value: UInt32, _ what: String
   ) throws(SystemError) {
     var value = value
@@ -203,7 +191,7 @@ public struct XDPSocketOptions: Hashable, Sendable {
     }
   }
 
-  private static func map(
+  static func map(
     _ socket: Int32, _ place: Int, _ offsets: xdp_ring_offset, _ size: UInt32, _ entryBytes: Int, _ what: String
   ) throws(SystemError) -> Mapping {
     try Mapping(
@@ -295,7 +283,7 @@ public struct XDPSocketOptions: Hashable, Sendable {
     if options.busyPoll > 0 { wakeReceiver() }
     quiet &+= 1
     if quiet == Self.quietPerLook {
-      reclaim()
+      transmitter.reclaim()
       if rounds > 0 { return losses() }
     }
     return 0
@@ -324,127 +312,9 @@ public struct XDPSocketOptions: Hashable, Sendable {
 
   // MARK: sending
 
-  /// Takes places back from which the kernel has sent.
-  private mutating func reclaim() {
-    let count = completed.available(UInt32(sendFrames))
-    guard count > 0 else { return }
-    for number in 0..<count {
-      let address = completed.address(completed.position &+ number)
-      // Never more than there are, whatever the ring says.
-      guard freeCount < sendFrames else { break }
-      unsafe free[freeCount] = address & ~UInt64(frameBytes &- 1)
-      freeCount &+= 1
-    }
-    completed.take(count)
-  }
-
   /// Sends the frames of `tx` that are for `interface`, this socket's or that of a VLAN on it.
   public mutating func send(_ tx: TxFrames, interface: UInt32) -> SendResult {
-    var result = SendResult()
-    reclaim()
-    var index = tx.head(interface)
-    while index != TxFrames.none {
-      let frame = tx.frame(index)
-      index = frame.next
-      // There is no header that would ask the kernel to finish something.
-      guard tx.virtio(frame).flags & VirtioNetHeader.needsChecksum == 0, frame.packets == 1 else {
-        result.failed &+= Int(frame.packets)
-        continue
-      }
-      let length = Int(frame.length)
-      let places = usesFragments ? max(1, (length &+ frameBytes &- 1) / frameBytes) : 1
-      guard length <= places &* frameBytes, places <= Self.maximumPlaces else {
-        result.failed &+= 1
-        continue
-      }
-      if freeCount < places || toSend.room(UInt32(places)) < UInt32(places) {
-        kick(&result)
-        reclaim()
-        guard freeCount >= places, toSend.room(UInt32(places)) >= UInt32(places) else {
-          result.full &+= 1
-          continue
-        }
-      }
-      if places == 1 {
-        freeCount &-= 1
-        let address = unsafe free[freeCount]
-        // Our own, but taken from a ring that the kernel writes.
-        guard address &+ UInt64(frameBytes) <= UInt64(bytes) else { continue }
-        unsafe Self.copy(tx, frame, to: base + Int(address))
-        toSend.put(address: address, length: frame.length, options: 0)
-      } else {
-        putPieces(tx, frame, places)
-      }
-      result.packets &+= 1
-      result.bytes &+= length
-    }
-    kick(&result)
-    return result
-  }
-
-  /// MAX_SKB_FRAGS
-  private static let maximumPlaces = 17
-
-  @inline(__always)
-  private static func copy(_ tx: TxFrames, _ frame: TxFrame, to destination: UnsafeMutableRawPointer) {
-    let pieces = unsafe tx.vector(frame)
-    var at = 0
-    var skip = VirtioNetHeader.bytes
-    for number in 0..<Int(frame.pieces) {
-      let piece = unsafe pieces[number]
-      guard let from = unsafe piece.iov_base else { continue }
-      let count = unsafe piece.iov_len &- skip
-      unsafe (destination + at).copyMemory(from: from + skip, byteCount: count)
-      at &+= count
-      skip = 0
-    }
-  }
-
-  private mutating func putPieces(_ tx: TxFrames, _ frame: TxFrame, _ places: Int) {
-    let gathered = tx.gathered(frame)
-    for number in 0..<places {
-      freeCount &-= 1
-      let address = unsafe free[freeCount]
-      let offset = number &* frameBytes
-      let count = min(frameBytes, Int(frame.length) &- offset)
-      if address &+ UInt64(frameBytes) <= UInt64(bytes) {
-        gathered.copy(offset, count: count, to: unsafe Bytes(base + Int(address)))
-      }
-      toSend.put(
-        address: address, length: UInt32(truncatingIfNeeded: count),
-        options: number &+ 1 < places ? UInt32(XDP_PKT_CONTD) : 0)
-    }
-  }
-
-  /// Has the kernel send what stands in the ring. In copy mode one call sends some 32 frames.
-  private mutating func kick(_ result: inout SendResult) {
-    toSend.publish()
-    var tries = 0
-    while toSend.wantsWakeup, tries < 256 {
-      let before = toSend.pending()
-      guard before > 0 else { return }
-      tries &+= 1
-      let status = sendto(socket.raw, nil, 0, Int32(MSG_DONTWAIT), nil, 0)
-      let code = status < 0 ? errno : 0
-      let sent = before &- toSend.pending()
-      switch code {
-      case 0:
-        // Without copying, it is the driver's from here on.
-        if isZeroCopy { return }
-      case EBUSY:
-        // The interface had no room for one, which is gone.
-        result.full &+= 1
-        result.packets = max(0, result.packets &- 1)
-      case EAGAIN: break
-      case ENOBUFS: if sent == 0 { return }
-      default:
-        result.failed &+= 1
-        result.packets = max(0, result.packets &- 1)
-        result.code = code
-        return
-      }
-      if sent == 0, code != EAGAIN { return }
-    }
+    transmitter.send(tx, interface: interface)
   }
 }
 

@@ -25,7 +25,7 @@ public struct ForwarderSettings: Sendable {
   public var errorsPerSecond: UInt64
 
   public init(
-    socket: String, cores: [Int], idle: IdleMode = .adaptive, spinMicroseconds: UInt64 = 20,
+    socket: String, cores: [Int], idle: IdleMode = .adaptive, spinMicroseconds: UInt64 = 5,
     wakeLatencyMicroseconds: UInt32? = 0,
     limits: TableLimits = TableLimits(), errorsPerSecond: UInt64 = 1000
   ) {

@@ -7,7 +7,8 @@ import WeftTables
 
 /// How a worker sends out of an interface.
 enum Output: Sendable {
-  case packet(kernelIndex: UInt32)
+  /// `fast`: what sends frames of ordinary size.
+  case packet(kernelIndex: UInt32, fast: FastSender?)
   case tap(descriptor: Int32)
   /// By a socket of the worker's own.
   case xdp(XDPSender)
@@ -16,6 +17,27 @@ enum Output: Sendable {
 /// An AF_XDP socket that a worker sends by, which it holds for receiving too: nothing that would have to be retained.
 struct XDPSender: @unchecked Sendable {
   let socket: UnsafeMutablePointer<XDPSocket>
+}
+
+/// The same for an AF_XDP socket that only sends.
+struct FastSender: @unchecked Sendable {
+  let transmitter: UnsafeMutablePointer<XDPTransmitter>
+}
+
+/// An AF_XDP socket that only sends, made and freed by the control thread, used by one worker in between.
+final class FastQueue: @unchecked Sendable {
+  let transmitter: UnsafeMutablePointer<XDPTransmitter>
+  var sender: FastSender { FastSender(transmitter: transmitter) }
+
+  init(_ transmitter: consuming XDPTransmitter) {
+    self.transmitter = .allocate(capacity: 1)
+    self.transmitter.initialize(to: transmitter)
+  }
+
+  deinit {
+    transmitter.deinitialize(count: 1)
+    transmitter.deallocate()
+  }
 }
 
 /// An open source of frames, made by the control thread, used by one worker, freed by the control thread after the

@@ -18,6 +18,8 @@ final class PortManager: PortProvider {
     var packetQueues: [(worker: Int, queue: Queue<PacketReceiver>)] = []
     var tapQueue: (worker: Int, queue: Queue<TapPort>)?
     var xdp: XDPPort?
+    /// What workers send frames of ordinary size by.
+    var fast: [(worker: Int, queue: FastQueue)] = []
     var guardian: Guardian?
     var isStarted = false
     var isUp: Bool
@@ -171,10 +173,12 @@ final class PortManager: PortProvider {
       background.run { guardian.set(KernelGuard.virtual(kernelIndex: kernelIndex)) }
       port.guardian = guardian
     }
+    port.fast = openFast(interface, kernelIndex, first: port.packetQueues[0].worker)
     logger.info(
       "interface \(interface.id) is \(interface.device)",
       metadata: [
         "role": "\(interface.role.name)", "workers": "\(port.packetQueues.map(\.worker))",
+        "af_xdp-out": "\(port.fast.map(\.worker))",
       ])
     return port
   }
@@ -206,7 +210,8 @@ final class PortManager: PortProvider {
       return .xdp(XDPSender(socket: own.queue.source))
     }
     if let tap = port.tapQueue { return .tap(descriptor: tap.queue.source.pointee.descriptor) }
-    return .packet(kernelIndex: port.kernelIndex)
+    let fast = port.fast.first { $0.worker == worker }
+    return .packet(kernelIndex: port.kernelIndex, fast: fast?.queue.sender)
   }
 
   func start(_ id: UInt32) {
@@ -238,7 +243,8 @@ final class PortManager: PortProvider {
     }
     // The kernel takes its time over a socket's end: not here.
     let leftovers = Leftovers(
-      packets: port.packetQueues.map(\.queue), tap: port.tapQueue?.queue, xdp: port.xdp, guardian: port.guardian)
+      packets: port.packetQueues.map(\.queue), tap: port.tapQueue?.queue, xdp: port.xdp, fast: port.fast.map(\.queue),
+      guardian: port.guardian)
     let ended = port.xdp.flatMap { _ in try? Acknowledgement(workers: 1) }
     if port.xdp != nil {
       ending = ending.filter { !$0.value.wait(milliseconds: 0) }
@@ -380,20 +386,28 @@ final class Guardian: Sendable {
 
 /// What is left of a port, to be closed.
 private final class Leftovers: Sendable {
-  private let things: Mutex<(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?)>
+  private struct Things {
+    var packets: [Queue<PacketReceiver>] = []
+    var tap: Queue<TapPort>?
+    var fast: [FastQueue] = []
+  }
+
+  private let things: Mutex<Things>
   private let xdp: XDPPort?
   private let guardian: Guardian?
 
-  init(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?, xdp: XDPPort?, guardian: Guardian?) {
+  init(
+    packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?, xdp: XDPPort?, fast: [FastQueue], guardian: Guardian?
+  ) {
     self.xdp = xdp
-    things = Mutex((packets, tap))
+    things = Mutex(Things(packets: packets, tap: tap, fast: fast))
     self.guardian = guardian
   }
 
   func letGo() {
     guardian?.letGo()
     xdp?.letGo()
-    things.withLock { $0 = ([], nil) }
+    things.withLock { $0 = Things() }
   }
 }
 

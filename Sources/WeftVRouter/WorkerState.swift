@@ -217,8 +217,8 @@ struct WorkerState: ~Copyable {
       let result: SendResult
       path.bundle(interface: interface)
       switch outputs[Int(interface)] {
-      case .packet(let kernelIndex):
-        result = sender.send(path.tx, interface: interface, kernelIndex: kernelIndex)
+      case .packet(let kernelIndex, let fast):
+        result = sender.send(path.tx, interface: interface, kernelIndex: kernelIndex, fast: fast?.transmitter)
       case .xdp(let sender): result = sender.socket.pointee.send(path.tx, interface: interface)
       case .tap(let descriptor): result = TapPort.send(path.tx, interface: interface, descriptor: descriptor)
       case nil:

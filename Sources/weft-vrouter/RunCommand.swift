@@ -32,7 +32,7 @@ struct RunCommand: ParsableCommand {
 
   @Option(
     name: .customLong("spin"), help: ArgumentHelp("adaptive: look so long before sleeping.", valueName: "microseconds"))
-  var spin: UInt64 = 20
+  var spin: UInt64 = 5
 
   @Option(
     name: .long,
