@@ -5,6 +5,8 @@ tcp-serve ADDRESS PORT STREAMS    take connections; a JSON line for each at its 
 tcp-send ADDRESS PORT BYTES SEED [BYTES-PER-SECOND]
                                   send a stream; a JSON line at the end
 udp-echo ADDRESS PORT             send each datagram back
+udp-burst ADDRESS PORT COUNT SIZE  numbered datagrams as fast as can be, of SIZE bytes and the last shorter
+udp-collect ADDRESS PORT COUNT    take them; a JSON line with how many were right, and how many super-frames there were
 udp-sizes ADDRESS PORT FROM TO    a datagram of each size and its echo compared; a JSON line with what went wrong
 """
 import hashlib
@@ -108,7 +110,50 @@ def udp_sizes(address, port, first, last):
     say(wrong=wrong)
 
 
+def datagram(number, size):
+    return number.to_bytes(4, "big") + random.Random(number).randbytes(size - 4)
+
+
+def udp_burst(address, port, count, size):
+    client = socket.socket(family(address), socket.SOCK_DGRAM)
+    client.connect((address, port))
+    ready = [datagram(number, size if number + 1 < count else size // 2) for number in range(count)]
+    for one in ready:
+        client.send(one)
+    say(sent=count)
+
+
+def udp_collect(address, port, count):
+    # What the kernel is handed, with its virtio-net header: PACKET_VNET_HDR.
+    tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    tap.setsockopt(263, 15, 1)
+    tap.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)
+    tap.bind(("eth0", 0))
+    server = socket.socket(family(address), socket.SOCK_DGRAM)
+    server.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)
+    server.bind((address, port))
+    server.settimeout(10)
+    say(listening=port)
+    numbers, wrong = [], 0
+    try:
+        while len(numbers) < count:
+            data = server.recv(65536)
+            numbers.append(int.from_bytes(data[:4], "big"))
+            wrong += data != datagram(numbers[-1], len(data))
+    except TimeoutError:
+        pass
+    supers = 0
+    tap.setblocking(False)
+    try:
+        while frame := tap.recv(70000):
+            supers += frame[1] == 5
+    except BlockingIOError:
+        pass
+    say(arrived=len(numbers), in_order=numbers == sorted(set(numbers)), wrong=wrong, super_frames=supers)
+
+
 if __name__ == "__main__":
     command, address, *numbers = sys.argv[1:]
-    commands = {"tcp-serve": tcp_serve, "tcp-send": tcp_send, "udp-echo": udp_echo, "udp-sizes": udp_sizes}
+    commands = {"tcp-serve": tcp_serve, "tcp-send": tcp_send, "udp-echo": udp_echo, "udp-sizes": udp_sizes,
+                "udp-burst": udp_burst, "udp-collect": udp_collect}
     commands[command](address, *(int(number) for number in numbers))

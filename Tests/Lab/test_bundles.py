@@ -1,0 +1,84 @@
+"""Datagrams of a flow that wait together leave as one super-frame, and arrive as they were sent; frames of ordinary size leave
+by AF_XDP; workers' cores are kept awake while packets come, and no longer."""
+import json
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+from conftest import WAYS
+from lab import TRAFFIC, wait_for
+
+COUNT = 200
+SIZES = [64, 600, 1400]
+
+
+def forwarder(lab, node):
+    return int((pathlib.Path(lab.folder) / node / "forwarder.pid").read_text())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("way", WAYS)
+def test_burst(lab, pods, way, family, size):
+    """The forwarder stands still while a pod sends, and then finds all of it at once."""
+    sender, receiver = pods[way]
+    address = receiver.address(family)
+    assert sender.reaches(address)
+    with receiver.serving("udp-collect", address, 6300 + size, COUNT) as server:
+        # The first one makes the flow, alone.
+        pid = forwarder(lab, "n1")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            sender.exec(TRAFFIC, "udp-burst", address, 6300 + size, COUNT, size)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        found = json.loads(server.stdout.readline())
+    assert found["arrived"] == COUNT and found["wrong"] == 0 and found["in_order"]
+    assert found["super_frames"] > 0, "every datagram came alone"
+    assert receiver.checksum_errors() == {}
+
+
+def test_sends_by_af_xdp(lab, pods):
+    """Both kinds of port say so, the fabric's and a pod's."""
+    log = (pathlib.Path(lab.folder) / "n1" / "forwarder.log").read_text()
+    lines = [line for line in log.splitlines() if "af_xdp-out=[0]" in line]
+    assert any("role=fabric" in line for line in lines) and any("role=virtual" in line for line in lines), log
+
+
+def wishes():
+    """How long cores may take to wake up, by the kernel."""
+    paths = sorted(pathlib.Path("/sys/devices/system/cpu").glob("cpu[0-9]*/power/pm_qos_resume_latency_us"))
+    return [path.read_text().strip() for path in paths]
+
+
+def test_cores_stay_awake_while_packets_come(lab, pods):
+    if not wishes():
+        pytest.skip("this kernel has no pm_qos_resume_latency_us")
+    sender, receiver = pods["one node"]
+    wait_for(lambda: "n/a" not in wishes(), 10, "all cores free to sleep")
+    load = sender.start("ping", "-q", "-i", "0.01", "-w", "3", receiver.address(4))
+    try:
+        wait_for(lambda: "n/a" in wishes(), 10, "a worker's core that stays awake")
+    finally:
+        load.wait(timeout=20)
+        lab.processes.remove(load) if load in lab.processes else None
+    wait_for(lambda: "n/a" not in wishes(), 10, "all cores free to sleep again")
+
+
+def test_a_killed_forwarder_is_put_right_by_the_next(lab, pods):
+    if not wishes():
+        pytest.skip("this kernel has no pm_qos_resume_latency_us")
+    sender, receiver = pods["one node"]
+    load = sender.start("ping", "-q", "-i", "0.01", "-w", "30", receiver.address(4))
+    try:
+        wait_for(lambda: "n/a" in wishes(), 10, "a worker's core that stays awake")
+        lab.tool("stop", "n1", "forwarder", "KILL")
+    finally:
+        load.terminate()
+        load.wait(timeout=20)
+    lab.tool("start", "n1", "forwarder")
+    wait_for(lambda: sender.reaches(receiver.address(4)), 20, "the pods to reach each other again")
+    time.sleep(0.3)
+    wait_for(lambda: "n/a" not in wishes(), 10, "all cores free to sleep")
