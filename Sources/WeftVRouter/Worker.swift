@@ -191,7 +191,7 @@ final class Worker: @unchecked Sendable {
   ) {
     var state = WorkerState(
       large: large, sender: sender, path: path, counters: counters, interfaces: Int(limits.interfaces),
-      wakers: wakers)
+      wakers: wakers, poller: poller.raw)
     var events = [epoll_event](repeating: epoll_event(), count: 64)
     var rounds = 0
     var lastWork = weft_monotonic_ns()
@@ -229,7 +229,7 @@ final class Worker: @unchecked Sendable {
       rounds &+= 1
       var timeout: Int32 = 0
       if packets == 0, isAged, idle != .poll, now &- lastWork >= spin {
-        timeout = state.path.sharing.fallAsleep() ? Self.nap : 0
+        timeout = state.watchAll() && state.path.sharing.fallAsleep() ? Self.nap : 0
       } else if packets > 0, rounds % Self.roundsPerLook != 0 {
         continue
       }

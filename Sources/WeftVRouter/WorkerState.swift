@@ -16,6 +16,10 @@ struct WorkerState: ~Copyable {
     /// It is among those that are looked at each round.
     var isHot = false
     var quietRounds = 0
+    /// Rounds with frames, one after the other.
+    var busyRounds = 0
+    /// Taken from epoll: who sends to it does not have to look whether somebody waits.
+    var isUnwatched = false
 
     var isFree: Bool { packets == nil && tap == nil && xdp == nil }
   }
@@ -37,13 +41,18 @@ struct WorkerState: ~Copyable {
   /// Eventfds of all workers.
   private let wakers: [Int32]
   var sawRefusal = false
+  /// The worker's epoll descriptor.
+  private let poller: Int32
+  private var hasUnwatched = false
 
   /// A queue without frames for so many rounds is left to epoll.
   private static let patience = 64
+  /// One with frames in so many rounds on end is not watched.
+  private static let streak = 32
 
   init(
     large: consuming LargeFrames, sender: consuming PacketSender, path: consuming PacketPath, counters: Counters,
-    interfaces: Int, wakers: [Int32]
+    interfaces: Int, wakers: [Int32], poller: Int32
   ) {
     self.large = large
     self.sender = sender
@@ -51,6 +60,7 @@ struct WorkerState: ~Copyable {
     self.counters = counters
     self.interfaces = interfaces
     self.wakers = wakers
+    self.poller = poller
     outputs = .allocate(capacity: interfaces)
     outputs.initialize(repeating: nil, count: interfaces)
   }
@@ -121,6 +131,38 @@ struct WorkerState: ~Copyable {
     hot.append(number)
   }
 
+  private func descriptor(_ number: Int) -> Int32 {
+    slots[number].packets?.pointee.descriptor ?? slots[number].tap?.pointee.descriptor
+      ?? slots[number].xdp?.pointee.descriptor ?? -1
+  }
+
+  /// A queue that always has frames need not be watched, and then who sends to it does not pay for waking somebody.
+  private mutating func unwatch(_ number: Int) {
+    guard !slots[number].isUnwatched, epoll_ctl(poller, EPOLL_CTL_DEL, descriptor(number), nil) == 0 else { return }
+    slots[number].isUnwatched = true
+    hasUnwatched = true
+  }
+
+  private mutating func watch(_ number: Int) {
+    guard slots[number].isUnwatched else { return }
+    var event = epoll_event()
+    event.events = UInt32(EPOLLIN.rawValue)
+    event.data.u64 = UInt64(number)
+    // Where that fails, it stays among those that are looked at.
+    slots[number].isUnwatched = epoll_ctl(poller, EPOLL_CTL_ADD, descriptor(number), &event) != 0
+  }
+
+  /// Before the worker sleeps: epoll watches all queues. False where it does not.
+  mutating func watchAll() -> Bool {
+    guard hasUnwatched else { return true }
+    hasUnwatched = false
+    for number in slots.indices {
+      watch(number)
+      hasUnwatched = hasUnwatched || slots[number].isUnwatched
+    }
+    return !hasUnwatched
+  }
+
   // MARK: forwarding
 
   /// A batch from each queue that had frames of late. Returns how many frames there were.
@@ -142,11 +184,15 @@ struct WorkerState: ~Copyable {
       if count > 0 {
         statistics.countBatch(packets: count)
         slots[number].quietRounds = 0
+        slots[number].busyRounds &+= 1
+        if slots[number].busyRounds == Self.streak { unwatch(number) }
         total &+= count
         index &+= 1
       } else {
         slots[number].quietRounds &+= 1
-        if slots[number].quietRounds > Self.patience {
+        slots[number].busyRounds = 0
+        if slots[number].quietRounds > Self.patience { watch(number) }
+        if slots[number].quietRounds > Self.patience, !slots[number].isUnwatched {
           slots[number].isHot = false
           hot.swapAt(index, hot.count - 1)
           hot.removeLast()

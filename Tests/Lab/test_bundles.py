@@ -63,7 +63,6 @@ def test_cores_stay_awake_while_packets_come(lab, pods):
         wait_for(lambda: "n/a" in wishes(), 10, "a worker's core that stays awake")
     finally:
         load.wait(timeout=20)
-        lab.processes.remove(load) if load in lab.processes else None
     wait_for(lambda: "n/a" not in wishes(), 10, "all cores free to sleep again")
 
 
@@ -82,3 +81,18 @@ def test_a_killed_forwarder_is_put_right_by_the_next(lab, pods):
     wait_for(lambda: sender.reaches(receiver.address(4)), 20, "the pods to reach each other again")
     time.sleep(0.3)
     wait_for(lambda: "n/a" not in wishes(), 10, "all cores free to sleep")
+
+
+def test_a_port_that_was_busy_is_heard_again(lab, pods):
+    """One pod sends without pause while others ping: when it is quiet, its next packet is noticed as theirs are."""
+    sender, receiver = pods["one node"]
+    other = pods["mpls-over-udp"][0]
+    for _ in range(3):
+        load = sender.start(TRAFFIC, "udp-burst", receiver.address(4), 9, 60000, 64)
+        assert other.ping(pods["mpls-over-udp"][1].address(4), count=20) == (20, 0)
+        load.wait(timeout=60)
+        lab.processes.remove(load)
+        # Twice: while the worker still looks, and when it sleeps.
+        assert sender.ping(receiver.address(4), count=5) == (5, 0)
+        time.sleep(0.3)
+        assert sender.ping(receiver.address(6), count=5) == (5, 0)
