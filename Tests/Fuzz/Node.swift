@@ -127,7 +127,13 @@ final class FuzzNode {
   }
 
   private func look(at member: Member) {
-    for index in 0..<member.path.tx.touchedCount { look(at: member.path.tx.touched(index), of: member) }
+    for index in 0..<member.path.tx.touchedCount {
+      let interface = member.path.tx.touched(index)
+      let packets = look(at: interface, of: member)
+      member.path.bundle(interface: interface)
+      let after = look(at: interface, of: member)
+      precondition(packets == after, "\(packets) packets became \(after) when they were put together")
+    }
     member.path.tx.reset()
   }
 
@@ -164,8 +170,9 @@ final class FuzzNode {
     memory.epochs.reclaim()
   }
 
-  /// What leaves is whole, and asks of the kernel only what can be done.
-  private func look(at interface: UInt32, of member: Member) {
+  /// What leaves is whole, and asks of the kernel only what can be done. Returns how many packets it is.
+  private func look(at interface: UInt32, of member: Member) -> Int {
+    var packets = 0
     precondition(hasInterface(interface), "a frame for interface \(interface)")
     var next = member.path.tx.head(interface)
     while next != TxFrames.none {
@@ -191,8 +198,10 @@ final class FuzzNode {
       }
       precondition(
         FuzzPorts.takesVirtio(interface) || virtio == VirtioNetHeader(), "a request to a port that takes none")
+      packets += Int(frame.packets)
       next = frame.next
     }
+    return packets
   }
 
   // MARK: a few packets through whatever tables there are
