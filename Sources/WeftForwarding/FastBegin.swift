@@ -3,8 +3,8 @@ import WeftWire
 
 extension PacketPath {
   /// Finds the flow of a packet whose candidate was another one, or makes it where all there is to it is a route and
-  /// policy's leave: no translation, nothing to be logged, marked or mirrored, no answer of the router's own. Then it does
-  /// what `begin` does. Else false, and nothing has been done.
+  /// policy's leave: no translation, nothing to be logged, marked or mirrored, no answer of the router's own. Else false,
+  /// and nothing has been done.
   @inline(never)
   mutating func beginFast(
     _ index: Int, _ id: UInt32, _ source: EntryReference<InterfaceEntry>, _ generation: UInt32, _ now: UInt64
@@ -12,8 +12,9 @@ extension PacketPath {
     let key = fast[index].key
     let known = flows.find(key, hash: fast[index].hash)
     if known != FlowTable.none {
-      fast[index].flow = known
-      return !fast[index].isOpening
+      guard !fast[index].isOpening else { return false }
+      fast[index].flow = flows.places.place(known)
+      return true
     }
     let isFromFabric = source.entry.isFabric
     if isShared, !isOwnFast(index, key) { return false }
@@ -23,7 +24,8 @@ extension PacketPath {
       Self.isHost(v4: key.destination.v4)
     else { return false }
     let number = tables.route(vrf: UInt32(truncatingIfNeeded: key.vrf), v4: key.destination.v4)
-    guard number != 0, let nexthop = tables.nexthop(tables.paths[number].nexthop), nexthop.entry.short != .none,
+    let path = tables.paths[number]
+    guard number != 0, let nexthop = tables.nexthop(of: path), nexthop.entry.short != .none,
       let interface = tables.interface(nexthop.entry.interface), interface.entry.isPlain,
       !source.entry.dropsNewFlows, !interface.entry.dropsNewFlows
     else { return false }
@@ -38,11 +40,12 @@ extension PacketPath {
     let flow = flows.insertPlain(
       addresses: fast[index].addresses, transport: fast[index].transport, hash: fast[index].hash,
       tcpState: isOpening ? .synSent : .none, policyRule: verdict.rule, policyGeneration: generation, mark: number,
-      now: now)
+      nexthop: path.nexthop, now: now)
     guard flow != FlowTable.none else { return false }
     tables.policy.countHit(verdict)
     exportPlainStart(flow, hash: fast[index].hash)
-    fast[index].flow = flow
+    fast[index].flow = flows.places.place(flow)
+    fast[index].special.remove(.isOpening)
     return true
   }
 }

@@ -195,25 +195,25 @@ import WeftWire
     since first: Int, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
     // Copies are not looked at.
-    for index in first..<tx.count { watchDeparture(UInt32(truncatingIfNeeded: index), id, interface) }
+    for index in first..<tx.count { watchDeparture(tx.number(index), id, interface) }
   }
 
   /// All frames of an interface without a port of its own, for those who look at the port's.
   @inline(never) mutating func watchFrames(
     of id: UInt32, on parent: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
-    let end = tx.count
-    var index = tx.head(id)
-    while index != TxFrames.none, Int(index) < end {
-      watchDeparture(index, parent, interface)
-      index = tx.frame(index).next
+    let end = tx.number(tx.count)
+    var number = tx.head(id)
+    while number != TxFrames.none, number < end {
+      watchDeparture(number, parent, interface)
+      number = tx.frame(number).next
     }
   }
 
   private mutating func watchDeparture(
-    _ index: UInt32, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
+    _ number: UInt32, _ id: UInt32, _ interface: EntryReference<InterfaceEntry>
   ) {
-    let frame = tx.gathered(tx.frame(index))
+    let frame = tx.gathered(tx.frame(number))
     if interface.entry.isCaptured { captures.offer(.departure, id, frame, now: clock) }
     if interface.entry.mirrorOut != 0 { mirror(frame, frame.virtio, to: interface.entry.mirrorOut) }
   }

@@ -61,11 +61,10 @@ extension PacketPath {
     else { return }
     flows.count(
       packet.flow, bytes: wireBytes(packet, batch), packets: packet.segments, nexthop: packet.path.nexthop, now: now)
-    // The next ones of the flow need not look it up (FastPath.swift).
-    if packet.link == .router, flows[packet.flow].mark != packet.pathNumber,
-      !flows[packet.flow].flags.contains(.staged)
-    {
-      flows.setMark(packet.flow, packet.pathNumber)
+    // The next ones of the flow need not look it up (FastPath.swift), as long as they go where this one went.
+    let number = packet.link == .router ? packet.pathNumber : 0
+    if flows[packet.flow].mark != number, !flows[packet.flow].flags.contains(.staged) {
+      flows.setMark(packet.flow, number)
     }
   }
 
@@ -133,6 +132,6 @@ extension PacketPath {
   /// takes those.
   public mutating func bundle(interface: UInt32) {
     guard let entry = tables.interface(interface)?.entry, entry.takesVirtio, entry.takesUDPSegmentation else { return }
-    tx.bundle(interface: interface)
+    tx.bundle(interface: interface, areTunnels: entry.isFabric)
   }
 }

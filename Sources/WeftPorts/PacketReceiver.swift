@@ -33,8 +33,9 @@ import WeftWire
     let slotBytes = PacketSocket.slotBytes(mtu: mtu)
     let socket = try PacketSocket.open(what)
     try PacketSocket.set(socket.raw, PACKET_VERSION, Int32(TPACKET_V2.rawValue), what)
-    // Room before each frame, to put an 802.1Q tag back that the kernel took out.
-    try PacketSocket.set(socket.raw, PACKET_RESERVE, 16, what)
+    // Room before each frame, for a tunnel's headers (RxFrame.headroom), or to put an 802.1Q tag back that the kernel took
+    // out. Before that stand the ring's header and a socket address, which nobody reads.
+    try PacketSocket.set(socket.raw, PACKET_RESERVE, 48, what)
     try PacketSocket.set(socket.raw, PACKET_COPY_THRESH, 1, what)
     try PacketSocket.set(socket.raw, weft_PACKET_IGNORE_OUTGOING, 1, what)
     var bytes: Int32 = 8 << 20
@@ -139,9 +140,11 @@ import WeftWire
       frame = copy
     } else {
       guard kept == length else { return nil }
-      let at = unsafe Bytes(slot + Int(slot.load(fromByteOffset: 12, as: UInt16.self)))
+      let start = unsafe Int(slot.load(fromByteOffset: 12, as: UInt16.self))
+      let at = unsafe Bytes(slot + start)
       frame = RxFrame(
-        bytes: at, length: length, virtio: VirtioNetHeader(reading: at.advanced(-VirtioNetHeader.bytes)))
+        bytes: at, length: length, virtio: VirtioNetHeader(reading: at.advanced(-VirtioNetHeader.bytes)),
+        headroom: max(0, start &- PacketSocket.headerBytes))
     }
     if status & PacketSocket.vlanValid != 0 {
       let tag = unsafe slot.load(fromByteOffset: 24, as: UInt16.self)
@@ -166,7 +169,8 @@ import WeftWire
       }
       guard count > VirtioNetHeader.bytes, count < VirtioNetHeader.bytes + room else { return nil }
       return unsafe RxFrame(
-        bytes: Bytes(place), length: count - VirtioNetHeader.bytes, virtio: VirtioNetHeader(reading: Bytes(head)))
+        bytes: Bytes(place), length: count - VirtioNetHeader.bytes, virtio: VirtioNetHeader(reading: Bytes(head)),
+        headroom: LargeFrames.headroom)
     }
   }
 
@@ -178,6 +182,7 @@ import WeftWire
     start.set16(14, tag)
     frame.bytes = start
     frame.length += 4
+    frame.headroom -= min(4, frame.headroom)
     // Without the tag, too, the kernel counted.
     if frame.virtio.flags & VirtioNetHeader.needsChecksum != 0 { frame.virtio.checksumStart &+= 4 }
   }

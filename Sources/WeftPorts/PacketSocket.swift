@@ -88,9 +88,9 @@ public struct Promiscuity: ~Copyable, Sendable {
 
 /// Memory for frames that are larger than a slot of a ring: as many as a batch has. A worker's own.
 @safe public struct LargeFrames: ~Copyable {
-  /// The longest frame: an IP packet of 64 KiB with its Ethernet header, and room for a tag before it.
+  /// The longest frame: an IP packet of 64 KiB with its Ethernet header, and room for a tunnel's headers before it.
   static let stride = 66 << 10
-  static let headroom = 64
+  static let headroom = 128
   private let memory: Mapping
 
   public init() throws(SystemError) {

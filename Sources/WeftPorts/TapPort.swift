@@ -56,7 +56,7 @@ import WeftWire
       frames.append(
         unsafe RxFrame(
           bytes: Bytes(at + VirtioNetHeader.bytes), length: count - VirtioNetHeader.bytes,
-          virtio: VirtioNetHeader(reading: Bytes(at))))
+          virtio: VirtioNetHeader(reading: Bytes(at)), headroom: LargeFrames.headroom))
     }
     return 0
   }

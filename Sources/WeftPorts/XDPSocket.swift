@@ -223,18 +223,20 @@ public struct XDPSocketOptions: Hashable, Sendable {
         damaged &+= 1
         continue
       }
-      append(unsafe Bytes(base + start), Int(entry.length), &frames)
+      // What is before it in its place (XDP_PACKET_HEADROOM) is this side's too, until the place is given back.
+      append(unsafe Bytes(base + start), Int(entry.length), start & (frameBytes &- 1), &frames)
     }
     rounds &+= 1
     return rounds >= Self.roundsPerLook ? damaged &+ losses() : damaged
   }
 
-  @inline(__always) private func append(_ at: Bytes, _ length: Int, _ frames: inout RxFrames) {
+  @inline(__always)
+  private func append(_ at: Bytes, _ length: Int, _ headroom: Int, _ frames: inout RxFrames) {
     var virtio = VirtioNetHeader()
     if options.completes {
       PeerOffloads.find(at, length, mtu: options.mtu, isFabric: options.isFabric, &virtio)
     }
-    frames.append(RxFrame(bytes: at, length: length, virtio: virtio))
+    frames.append(RxFrame(bytes: at, length: length, virtio: virtio, headroom: headroom))
   }
 
   /// A frame in several places is put together. How many entries it had; nil where the last of them is not there yet.
@@ -258,7 +260,7 @@ public struct XDPSocketOptions: Hashable, Sendable {
       }
       if entry.options & UInt32(XDP_PKT_CONTD) == 0 { break }
     }
-    if fits { append(unsafe Bytes(to), length, &frames) } else { damaged &+= 1 }
+    if fits { append(unsafe Bytes(to), length, LargeFrames.headroom, &frames) } else { damaged &+= 1 }
     return count
   }
 

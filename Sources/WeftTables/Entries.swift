@@ -126,28 +126,31 @@ import WeftWire
 
 /// What the packet path knows of a nexthop. Never changed once published.
 @frozen public struct NexthopEntry: Sendable {
+  // What the short way reads stands first.
   public var kind: NexthopKind
   public var short = ShortWay.none
+  /// Bytes of IP packet (inner for tunnels) that fit.
+  public var mtu: UInt16
+  public var interface: UInt32
+  /// With a short way into a tunnel: the outer IPv4 header's checksum with total length and TOS zero.
+  public var outerChecksum: UInt32 = 0
+  public var vrf: UInt32
+  /// With a short way: the 64 bytes before a packet of IPv4, with everything that is the same for each of them. From the
+  /// end: what is between tunnel and packet, the outer headers, a virtio-net header of zeros as far as it has room.
+  public var front: InlineArray<64, UInt8>
   /// Tunnels: the underlay is IPv4.
   public var underlayIsV4: Bool
   /// Tunnels: the underlay neighbour's MAC is known.
   public var isResolved: Bool
-  /// Bytes of IP packet (inner for tunnels) that fit.
-  public var mtu: UInt16
-  public var interface: UInt32
-  public var vrf: UInt32
   /// encap: the Ethernet destination; VXLAN: the inner Ethernet destination of routed packets.
   public var destinationMAC: UInt64
   /// Tunnels: outer Ethernet, IP and UDP headers with everything that is the same for each packet, `outerBytes` long.
-  /// encap: the Ethernet header of a routed IPv4 packet.
   public var outer: InlineArray<64, UInt8>
   public var outerBytes: Int
   /// Tunnels over IPv4: the header's sum with total length, TOS and checksum zero. Over IPv6: `pseudoHeaderSum`.
   public var outerSum: UInt64
   /// Tunnels in UDP: the pseudo-header's sum with length zero.
   public var pseudoHeaderSum: UInt64
-  /// Tunnels in UDP: the destination port where it stands in the header's eight bytes.
-  public var port: UInt64 = 0
   /// Tunnels: the outer packet may be fragmented, and has an identification; else it has DF.
   public var fragments = false
   /// Tunnels: bytes of outer IP packet that fit.
@@ -174,6 +177,7 @@ import WeftWire
     vrf = 0
     destinationMAC = 0
     outer = .init(repeating: 0)
+    front = .init(repeating: 0)
     outerBytes = 0
     outerSum = 0
     pseudoHeaderSum = 0
@@ -243,10 +247,13 @@ import WeftWire
       }
     }
     for index in 0..<64 { outer[index] = header[index] }
-    if underlayIsV4, isResolved, !fragments {
+    // Length and TOS are taken from the checksum at once, in 16 bits.
+    if underlayIsV4, isResolved, !fragments, mtu <= 65_280 {
       if kind == .vxlan { short = .vxlan }
       if kind == .mplsOverUDP { short = .mplsOverUDP }
-      port = UInt64(kind == .vxlan ? VXLAN.port : MPLS.port) << 32
+      let bytes = outerBytes + shim
+      for index in 0..<bytes { front[64 - bytes + index] = header[index] }
+      outerChecksum = UInt32(Checksum.finish(outerSum))
     }
   }
 
@@ -256,19 +263,25 @@ import WeftWire
     self.interface = interface
     self.destinationMAC = destinationMAC
     short = .deliver
-    var header = [UInt8](repeating: 0, count: 64)
+    var header = [UInt8](repeating: 0, count: Ethernet.bytes)
     unsafe header.withUnsafeMutableBytes { buffer in
       Ethernet.write(
         unsafe Bytes(buffer.baseAddress!), destination: destinationMAC, source: MACAddress.virtualRouter.bits,
         type: Ethernet.ipv4)
     }
-    for index in 0..<64 { outer[index] = header[index] }
+    for index in 0..<Ethernet.bytes { front[64 - Ethernet.bytes + index] = header[index] }
   }
 
-  /// encap: copies the Ethernet header of a routed IPv4 packet, and two bytes more, to `at`.
-  @inlinable @inline(__always) public func writeEthernet(_ at: Bytes) {
-    unsafe withUnsafePointer(to: outer) { outer in
-      unsafe at.pointer.copyMemory(from: outer, byteCount: 16)
+  /// A short way into a tunnel: writes the 64 bytes before `end`.
+  @inlinable @inline(__always) public func writeFront(before end: Bytes) {
+    unsafe end.pointer.storeBytes(of: front, toByteOffset: -64, as: InlineArray<64, UInt8>.self)
+  }
+
+  /// A short way to a local interface: writes the 32 bytes before `end`, of which the last 24 are virtio-net header and
+  /// Ethernet header.
+  @inlinable @inline(__always) public func writeShortFront(before end: Bytes) {
+    unsafe withUnsafePointer(to: front) { front in
+      unsafe end.advanced(-32).pointer.copyMemory(from: UnsafeRawPointer(front) + 32, byteCount: 32)
     }
   }
 

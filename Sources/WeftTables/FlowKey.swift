@@ -70,7 +70,7 @@ import WeftWire
     return a ^ (b << 31 | b >> 33)
   }
 
-  /// 64 bits, of which the low 32 choose buckets and the top 16 are the tag.
+  /// 64 bits, of which the low 32 choose buckets and the top 16 are the tag. One of these is always set, so that no tag is 0.
   ///
   /// Multiplications folded to 64 bits, as in wyhash: `seed` goes into them, so that who does not know it cannot choose
   /// keys that collide. (A CRC would not do: two keys that collide under one seed do so under every seed.)
@@ -79,15 +79,17 @@ import WeftWire
     let a = Self.fold(source.high ^ seed ^ 0xA076_1D64_78BD_642F, source.low ^ 0xE703_7ED1_A0B4_28DB)
     let b = Self.fold(
       destination.high ^ (seed << 32 | seed >> 32) ^ 0x8EBC_6AF0_9C88_C6E3, destination.low ^ 0x5899_65CC_7537_4CC3)
-    return Self.fold(a ^ transport, b ^ seed ^ 0x1D8E_4E27_C47D_124F)
+    return Self.fold(a ^ transport, b ^ seed ^ 0x1D8E_4E27_C47D_124F) | Self.tagged
   }
 
   /// The hash of an IPv4 key, from its two words.
   @inlinable @inline(__always)
   public static func hash(addresses: UInt64, transport: UInt64, _ seeds: FlowSeeds) -> UInt64 {
     let product = (addresses ^ seeds.first).multipliedFullWidth(by: transport ^ seeds.second)
-    return fold(product.low ^ seeds.first, product.high ^ seeds.second)
+    return fold(product.low ^ seeds.first, product.high ^ seeds.second) | tagged
   }
+
+  @inlinable @inline(__always) static var tagged: UInt64 { 1 << 48 }
 
   /// The two halves of the product, one over the other.
   @inlinable @inline(__always) static func fold(_ a: UInt64, _ b: UInt64) -> UInt64 {

@@ -77,7 +77,7 @@ import WeftWire
     var endCount = 4
     while endCount < endCapacity { endCount *= 2 }
     memory = try FlowMemory(
-      buckets: bucketCount * Self.bucketBytes, entries: self.capacity * 128,
+      buckets: bucketCount * Self.bucketBytes, entries: (self.capacity + 1) * 128,
       control: FlowWheel.bytes + TCPTransitions.bytes + FlowLimits.bytes, ends: FlowEnds.bytes(endCount),
       mirrors: self.capacity * 2)
     unsafe buckets = memory.buckets.base
@@ -94,9 +94,9 @@ import WeftWire
   @inlinable @inline(__always) func bucket(_ hash: UInt64) -> UnsafeMutableRawPointer {
     unsafe buckets + Int(truncatingIfNeeded: hash & bucketMask) &* Self.bucketBytes
   }
+  /// Never 0 (`FlowKey.hash`).
   @inlinable @inline(__always) static func tag(_ hash: UInt64) -> UInt16 {
-    let tag = UInt16(truncatingIfNeeded: hash >> 48)
-    return tag == 0 ? 1 : tag
+    UInt16(truncatingIfNeeded: hash >> 48)
   }
   /// The other bucket's hash: known from the tag alone, so an entry can be found from either.
   @inlinable @inline(__always) static func other(_ hash: UInt64) -> UInt64 { hash ^ distance(tag(hash)) }
@@ -108,28 +108,12 @@ import WeftWire
   /// For all packets of a batch, some time after `prefetch`: the entry comes into the cache. With a million flows this
   /// is worth more than it costs.
   @inlinable @inline(__always) public func prefetchEntry(_ hash: UInt64) {
-    let index = candidate(hash)
-    guard index != Self.none else { return }
-    unsafe weft_prefetch(UnsafeRawPointer(entries + Int(index)) + 64)
-  }
-
-  /// The entry that a key with this hash probably has, on its way into the cache: its first line, all that is needed for
-  /// IPv4. `none` where it has none in its first bucket.
-  @inlinable @inline(__always) public func candidate(_ hash: UInt64) -> UInt32 {
     let bucket = unsafe bucket(hash)
     let matches = unsafe weft_match_tags(bucket, Self.tag(hash))
-    guard matches != 0 else { return Self.none }
-    let place = matches.trailingZeroBitCount >> 1
-    let index = unsafe bucket.load(fromByteOffset: 16 &+ place &* 4, as: UInt32.self)
+    guard matches != 0 else { return }
+    let index = unsafe bucket.load(fromByteOffset: 16 &+ matches.trailingZeroBitCount &* 2, as: UInt32.self)
     unsafe weft_prefetch_write(entries + Int(index))
-    return index
-  }
-
-  /// The entry that `candidate` gave is that of an IPv4 key given as its two words.
-  @inlinable @inline(__always) public func isEntry(_ index: UInt32, addresses: UInt64, transport: UInt64) -> Bool {
-    guard index != Self.none else { return false }
-    let entry = unsafe entries + Int(index)
-    return unsafe entry.pointee.addresses == addresses && entry.pointee.transport == transport
+    unsafe weft_prefetch(UnsafeRawPointer(entries + Int(index)) + 64)
   }
 
   /// The entry of a key; `none` if there is none.

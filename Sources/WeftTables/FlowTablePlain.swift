@@ -6,11 +6,10 @@ extension FlowTable {
   /// the forward one: what `insert` does for most flows, in half the time. `none`, and nothing has changed, where another
   /// flow would have to make way, where the answers' key is another flow's or the same: `insert` knows what to do then.
   ///
-  /// `forward` has been looked for and is not there; `mark` is that of the forward entry.
+  /// `forward` has been looked for and is not there; `mark` is that of the forward entry, its packets go to `nexthop`.
   public mutating func insertPlain(
     addresses: UInt64, transport: UInt64, hash: UInt64, tcpState: TCPState, policyRule: UInt32,
-    policyGeneration: UInt32,
-    mark: UInt32, now: UInt64
+    policyGeneration: UInt32, mark: UInt32, nexthop: UInt32, now: UInt64
   ) -> UInt32 {
     let ports = UInt32(truncatingIfNeeded: transport >> 32)
     let backAddresses = addresses << 32 | addresses >> 32
@@ -35,10 +34,12 @@ extension FlowTable {
     // Of the states that a flow begins with, one is changed by a segment with ACK alone: that of the other side.
     var flags: FlowFlags = [.inUse, .forward, .steady]
     write(
-      forward, addresses, transport, flags, tcpState, timeout, policyRule, policyGeneration, mark, reverse, now)
+      forward, addresses, transport, flags, tcpState, timeout, policyRule, policyGeneration, mark, nexthop, reverse,
+      now)
     flags = .inUse
     write(
-      reverse, backAddresses, backTransport, flags, tcpState, timeout, policyRule, policyGeneration, 0, forward, now)
+      reverse, backAddresses, backTransport, flags, tcpState, timeout, policyRule, policyGeneration, 0, Self.none,
+      forward, now)
     list(forward)
     wheel.arm(forward, deadline: Self.after(now, limits[timeout]), now: now)
     return forward
@@ -57,7 +58,7 @@ extension FlowTable {
     while matches != 0 {
       let place = matches.trailingZeroBitCount >> 1
       let index = unsafe bucket.load(fromByteOffset: 16 &+ place &* 4, as: UInt32.self)
-      if isEntry(index, addresses: addresses, transport: transport) { return true }
+      if unsafe FlowPlace(entries + Int(index)).has(addresses: addresses, transport: transport) { return true }
       matches &= ~(3 << UInt32(truncatingIfNeeded: place &* 2))
     }
     return false
@@ -65,7 +66,8 @@ extension FlowTable {
 
   @inline(__always) private func write(
     _ index: UInt32, _ addresses: UInt64, _ transport: UInt64, _ flags: FlowFlags, _ tcpState: TCPState,
-    _ timeout: FlowTimeout, _ rule: UInt32, _ generation: UInt32, _ mark: UInt32, _ reverse: UInt32, _ now: UInt64
+    _ timeout: FlowTimeout, _ rule: UInt32, _ generation: UInt32, _ mark: UInt32, _ nexthop: UInt32,
+    _ reverse: UInt32, _ now: UInt64
   ) {
     // `long` is not looked at.
     let entry = unsafe entries + Int(index)
@@ -79,7 +81,7 @@ extension FlowTable {
     unsafe entry.pointee.ecmpMember = 0
     unsafe entry.pointee.wheelSlot = 0
     unsafe entry.pointee.reverse = reverse
-    unsafe entry.pointee.nexthop = Self.none
+    unsafe entry.pointee.nexthop = nexthop
     unsafe entry.pointee.packets = 0
     unsafe entry.pointee.bytes = 0
     unsafe entry.pointee.lastSeen = now

@@ -9,16 +9,18 @@ public final class PointerTable: @unchecked Sendable {
 
   public init(capacity: Int, what: String) throws(SystemError) {
     self.capacity = capacity
-    memory = try Mapping(anonymous: max(capacity, 1) * 8, what: what)
+    // Before the first entry stands one that there never is.
+    memory = try Mapping(anonymous: (capacity + 1) * 8, what: what)
   }
 
-  public var reader: PointerTableReader { unsafe PointerTableReader(base: memory.base, capacity: capacity) }
+  private var base: UnsafeMutableRawPointer { unsafe memory.base + 8 }
+  public var reader: PointerTableReader { unsafe PointerTableReader(base: base, capacity: capacity) }
 
   /// Publishes an entry and returns what was there.
   public func replace(_ index: Int, _ entry: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
     precondition(index >= 0 && index < capacity)
-    let old = unsafe weft_load_acquire_ptr(memory.base + index * 8)
-    unsafe weft_store_release_ptr(memory.base + index * 8, entry)
+    let old = unsafe weft_load_acquire_ptr(base + index * 8)
+    unsafe weft_store_release_ptr(base + index * 8, entry)
     return unsafe old
   }
 }
@@ -35,6 +37,11 @@ public final class PointerTable: @unchecked Sendable {
   @inlinable @inline(__always) @unsafe public subscript(index: UInt32) -> UnsafeMutableRawPointer? {
     guard Int(index) < capacity else { return nil }
     return unsafe weft_load_acquire_ptr(base + Int(index) &* 8)
+  }
+
+  /// By an index and 1, as it stands in a published entry, whose writer has compared it with the capacity; 0 is "none".
+  @inlinable @inline(__always) @unsafe public subscript(published number: UInt32) -> UnsafeMutableRawPointer? {
+    unsafe weft_load_acquire_ptr(base + (Int(number) &* 8 &- 8))
   }
 }
 
@@ -69,6 +76,11 @@ public final class DirectTable: @unchecked Sendable {
     guard Int(index) < capacity else { return 0 }
     return unsafe weft_load_acquire_u32(base + Int(index) &* 4)
   }
+
+  /// The same for an index that stands in a published entry, whose writer has compared it with the capacity.
+  @inlinable @inline(__always) public subscript(published index: UInt32) -> UInt32 {
+    unsafe weft_load_acquire_u32(base + Int(index) &* 4)
+  }
 }
 
 /// A path: the nexthop of a route or bridge entry, and the label or VNI to send with. 64 bits.
@@ -87,7 +99,7 @@ public final class DirectTable: @unchecked Sendable {
   @inlinable public var bits: UInt64 { UInt64(label) << 32 | UInt64(nexthop) }
 }
 
-/// Paths by number; many routes share one. Number 0 is "none".
+/// Paths by number; many routes share one. Number 0 is "none", a path to a nexthop that there never is.
 public final class PathTable: @unchecked Sendable {
   private let memory: Mapping
   public let capacity: Int
@@ -122,7 +134,9 @@ public final class PathTable: @unchecked Sendable {
       number = UInt32(uses.count)
       uses.append(0)
     }
-    unsafe weft_store_release_u64(memory.base + Int(number) * 8, path.bits)
+    // The nexthop's number and 1: with 0, what nobody has written leads nowhere.
+    unsafe weft_store_release_u64(
+      memory.base + Int(number) * 8, Path(nexthop: path.nexthop &+ 1, label: path.label).bits)
     numbers[path] = number
     uses[Int(number)] = 1
     return number
@@ -135,7 +149,7 @@ public final class PathTable: @unchecked Sendable {
   public func release(_ number: UInt32) {
     uses[Int(number)] -= 1
     guard uses[Int(number)] == 0 else { return }
-    numbers[Path(bits: unsafe weft_load_relaxed_u64(memory.base + Int(number) * 8))] = nil
+    numbers[reader[number]] = nil
     // Before the number can be another path's.
     advance()
     epochs.retire { self.free.append(number) }
@@ -148,6 +162,7 @@ public final class PathTable: @unchecked Sendable {
   init(base: UnsafeMutableRawPointer) { unsafe self.base = unsafe base }
 
   @inlinable @inline(__always) public subscript(number: UInt32) -> Path {
-    unsafe Path(bits: weft_load_acquire_u64(base + Int(number) &* 8))
+    let stored = unsafe Path(bits: weft_load_acquire_u64(base + Int(number) &* 8))
+    return Path(nexthop: stored.nexthop &- 1, label: stored.label)
   }
 }

@@ -5,6 +5,8 @@ import WeftWire
 /// The tables that forwarding looks up, as workers see them: a few pointers, copied freely.
 @safe @frozen public struct Tables: @unchecked Sendable {
   public let interfaces: PointerTableReader
+  /// By interface: its MTU where it is plain (`InterfaceEntry.isPlain`), else 0.
+  public let plainMTUs: DirectTableReader
   public let nexthops: PointerTableReader
   /// Two for each VRF: the roots of its IPv4 and IPv6 routes; 0 where there is no VRF.
   public let roots: DirectTableReader
@@ -40,6 +42,19 @@ import WeftWire
   @inlinable @inline(__always) public func nexthop(_ id: UInt32) -> EntryReference<NexthopEntry>? {
     guard let raw = unsafe nexthops[id] else { return nil }
     return unsafe EntryReference(raw)
+  }
+
+  /// The nexthop of a path in `paths`.
+  @inlinable @inline(__always) public func nexthop(of path: Path) -> EntryReference<NexthopEntry>? {
+    guard let raw = unsafe nexthops[published: path.nexthop &+ 1] else { return nil }
+    return unsafe EntryReference(raw)
+  }
+
+  /// The VRF that tunnels end in at what `vnis` or `labels` says; nil where it is none, or is more than that.
+  @inlinable @inline(__always) public func vrf(behind number: UInt32) -> UInt32? {
+    guard let raw = unsafe nexthops[published: number] else { return nil }
+    let nexthop = unsafe EntryReference<NexthopEntry>(raw)
+    return nexthop.entry.kind == .vrfTranslate ? nexthop.entry.vrf : nil
   }
 
   /// By number; 0 is none.
@@ -111,6 +126,7 @@ public final class TableMemory: @unchecked Sendable {
   public let sizes: TableSizes
   public let epochs: Epochs
   public let interfaces: PointerTable
+  let plainMTUs: DirectTable
   public let nexthops: PointerTable
   public let roots: DirectTable
   public let routes: PrefixTrees
@@ -140,6 +156,7 @@ public final class TableMemory: @unchecked Sendable {
     self.workers = workers
     epochs = try Epochs(workers: workers)
     interfaces = try PointerTable(capacity: sizes.interfaces, what: "interfaces")
+    plainMTUs = try DirectTable(capacity: sizes.interfaces, what: "interfaces")
     nexthops = try PointerTable(capacity: sizes.nexthops, what: "nexthops")
     roots = try DirectTable(capacity: sizes.vrfs * 2, what: "VRFs")
     routes = try PrefixTrees(nodes: sizes.routeNodes, epochs: epochs)
@@ -163,8 +180,9 @@ public final class TableMemory: @unchecked Sendable {
 
   public var reader: Tables {
     Tables(
-      interfaces: interfaces.reader, nexthops: nexthops.reader, roots: roots.reader, routes: routes.reader,
-      routes6: routes6.reader, paths: paths.reader, routeGeneration: paths.generation.reader, labels: labels.reader,
+      interfaces: interfaces.reader, plainMTUs: plainMTUs.reader, nexthops: nexthops.reader, roots: roots.reader,
+      routes: routes.reader, routes6: routes6.reader, paths: paths.reader, routeGeneration: paths.generation.reader,
+      labels: labels.reader,
       vnis: vnis.reader,
       bridge: bridge.reader, subinterfaces: subinterfaces.reader, vrfBits: vrfBits.reader,
       neighbors: neighbors.reader, nat: nat.reader, policy: policy.reader, gateways: gateways.reader,
@@ -175,6 +193,7 @@ public final class TableMemory: @unchecked Sendable {
   /// Publishes an interface, or takes it out (nil).
   public func publish(interface id: UInt32, _ entry: InterfaceEntry?) {
     let lists = reader.interface(id)?.entry.fatFlows
+    plainMTUs.set(Int(id), entry.map { $0.isPlain ? UInt32($0.mtu) : 0 } ?? 0)
     publish(interfaces, id, entry)
     if let lists { epochs.retire { lists.deallocate() } }
   }
@@ -199,9 +218,10 @@ public final class TableMemory: @unchecked Sendable {
   private func publish<Entry>(_ table: PointerTable, _ id: UInt32, _ entry: Entry?) {
     var raw: UnsafeMutableRawPointer?
     if let entry {
-      let memory = UnsafeMutablePointer<Entry>.allocate(capacity: 1)
-      unsafe memory.initialize(to: entry)
-      unsafe raw = UnsafeMutableRawPointer(memory)
+      // What is read first is in as few cache lines as can be.
+      let memory = UnsafeMutableRawPointer.allocate(byteCount: MemoryLayout<Entry>.size, alignment: 64)
+      unsafe memory.initializeMemory(as: Entry.self, to: entry)
+      unsafe raw = memory
     }
     guard let old = unsafe table.replace(Int(id), raw) else { return }
     epochs.retire {

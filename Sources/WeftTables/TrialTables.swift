@@ -21,8 +21,9 @@ import WeftWire
   /// The same tables, but that hits and copies are counted here. Good as long as this is.
   public func tables(_ tables: Tables) -> Tables {
     unsafe Tables(
-      interfaces: tables.interfaces, nexthops: tables.nexthops, roots: tables.roots, routes: tables.routes,
-      routes6: tables.routes6, paths: tables.paths, routeGeneration: tables.routeGeneration, labels: tables.labels,
+      interfaces: tables.interfaces, plainMTUs: tables.plainMTUs, nexthops: tables.nexthops, roots: tables.roots,
+      routes: tables.routes, routes6: tables.routes6, paths: tables.paths, routeGeneration: tables.routeGeneration,
+      labels: tables.labels,
       vnis: tables.vnis,
       bridge: tables.bridge, subinterfaces: tables.subinterfaces, vrfBits: tables.vrfBits,
       neighbors: tables.neighbors, nat: tables.nat,

@@ -161,6 +161,9 @@ private final class ReplayWorker: @unchecked Sendable {
   let index: Int
   /// The thread's own between `begin` and `done`, its maker's else.
   var path: PacketPath
+  /// Bytes before each frame, about as many as ports leave there.
+  private static let headroom = 96
+
   private let counters: Counters
   private let segments: [UInt32: Int]
   private let begin: Descriptor
@@ -247,19 +250,22 @@ private final class ReplayWorker: @unchecked Sendable {
   private func receive(_ packets: [[UInt8]], _ interface: UInt32) {
     var frames = RxFrames()
     defer { frames.deallocate() }
-    // Each in memory of its own size, so that a read beyond a frame's end shows with a sanitizer.
+    // Each in memory of its own size, with room before it as ports leave it, so that what goes beyond a frame's end or
+    // further than that shows with a sanitizer.
     var memory: [UnsafeMutableRawPointer] = []
     defer { for pointer in memory { pointer.deallocate() } }
     for packet in packets {
       var packet = packet
       var virtio = VirtioNetHeader()
       if let size = segments[interface] { virtio = ReplayOffloads.arrive(&packet, segment: size) }
-      let pointer = UnsafeMutableRawPointer.allocate(byteCount: max(1, packet.count), alignment: 16)
+      let pointer = UnsafeMutableRawPointer.allocate(byteCount: Self.headroom + packet.count, alignment: 16)
+      let start = pointer + Self.headroom
       packet.withUnsafeBytes { bytes in
-        if let base = bytes.baseAddress { pointer.copyMemory(from: base, byteCount: bytes.count) }
+        if let base = bytes.baseAddress { start.copyMemory(from: base, byteCount: bytes.count) }
       }
       memory.append(pointer)
-      frames.append(RxFrame(bytes: Bytes(pointer), length: packet.count, virtio: virtio))
+      frames.append(
+        RxFrame(bytes: Bytes(start), length: packet.count, virtio: virtio, headroom: Self.headroom))
     }
     path.process(frames, interface: interface, now: time)
     collect()

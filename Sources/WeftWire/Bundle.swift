@@ -7,8 +7,6 @@ import CLinux
   let ethernet: Bytes
   let ip: Bytes
   let isV4: Bool
-  /// All headers were made here, in the frame's first piece; else the IP packet is in the second.
-  let isOwn: Bool
   /// It may stand for itself or for its like: one packet, whole, no options.
   let isPlain: Bool
 
@@ -35,9 +33,8 @@ import CLinux
     guard type == Ethernet.ipv4 || type == Ethernet.ipv6 else { return .other }
     let isV4 = type == Ethernet.ipv4
     let headers = (isV4 ? IPv4.minimumBytes : IPv6.bytes) &+ UDP.bytes
-    let isOwn = unsafe first.iov_len >= skip &+ headers
     let ip: Bytes
-    if isOwn {
+    if unsafe first.iov_len >= skip &+ headers {
       ip = ethernet.advanced(Ethernet.bytes)
     } else {
       guard unsafe first.iov_len == skip, frame.pieces > 1, unsafe pieces[1].iov_len >= headers,
@@ -52,7 +49,7 @@ import CLinux
     let isPlain =
       frame.packets == 1 && virtio.u8(1) == VirtioNetHeader.gsoNone && Int(frame.length) == Ethernet.bytes &+ length
       && length == headers &- UDP.bytes &+ Int(ip.u16(headers &- UDP.bytes &+ 4))
-    return .datagram(Datagram(ethernet: ethernet, ip: ip, isV4: isV4, isOwn: isOwn, isPlain: isPlain))
+    return .datagram(Datagram(ethernet: ethernet, ip: ip, isV4: isV4, isPlain: isPlain))
   }
 
   /// Of addresses and ports.
@@ -70,31 +67,29 @@ import CLinux
       && ip.u64(32) == other.ip.u64(32)
   }
 
-  /// The `number`-th of a super-frame that begins with `head` would have these very headers.
-  @inline(__always) func follows(_ head: Datagram, _ number: Int) -> Bool {
-    guard isOwn == head.isOwn, ethernet.u64(0) == head.ethernet.u64(0), ethernet.u32(8) == head.ethernet.u32(8) else {
+  /// The `number`-th of a super-frame that begins with `head` would have these very headers. `isOwn`: made here, with whatever
+  /// identification comes out.
+  @inline(__always) func follows(_ head: Datagram, _ number: Int, isOwn: Bool) -> Bool {
+    guard ethernet.u64(0) == head.ethernet.u64(0), ethernet.u32(8) == head.ethernet.u32(8) else {
       return false
     }
     guard isV4 else { return ip.u32(0) == head.ip.u32(0) && ip.u8(7) == head.ip.u8(7) }
     guard ip.u8(1) == head.ip.u8(1), ip.u16(6) == head.ip.u16(6), ip.u8(8) == head.ip.u8(8) else { return false }
-    // Headers made here have whatever identification comes out.
     return isOwn || ip.u16(6) & IPv4.dontFragment != 0
       || ip.u16(4) == head.ip.u16(4) &+ UInt16(truncatingIfNeeded: number)
   }
 
-  /// Its checksum is somebody's who made it from the payload, and right; or it is unfinished; or there needs to be none.
-  func holds(_ pieces: UnsafeMutablePointer<iovec>) -> Bool {
-    // A tunnel's header: what is inside has its own.
-    if isOwn { return true }
-    let virtio = unsafe VirtioNetHeader(reading: Bytes(pieces[0].iov_base!))
+  /// Its checksum is right, or unfinished.
+  func holds(_ frame: GatheredFrame) -> Bool {
+    let virtio = frame.virtio
     if virtio.flags & VirtioNetHeader.needsChecksum != 0 {
       return Int(virtio.checksumStart) == Ethernet.bytes &+ ipBytes && virtio.checksumOffset == UInt16(UDP.checksum)
     }
     // Segmentation would give one to those that have none.
+    guard udp.u16(UDP.checksum) != 0 else { return false }
     let length = UDP.bytes &+ payload
-    guard udp.u16(UDP.checksum) != 0, unsafe pieces[1].iov_len == ipBytes &+ length else { return false }
     let sum = Checksum.pseudoHeader(ip, isV4: isV4, proto: IPProtocol.udp, length: length)
-    return Checksum.holds(udp.sum(0, count: length, sum))
+    return Checksum.holds(sum &+ frame.sum(Ethernet.bytes &+ ipBytes, count: length))
   }
 }
 
@@ -117,24 +112,25 @@ import CLinux
 }
 
 extension TxFrames {
-  /// Datagrams of one flow and one size, of a pod or of a tunnel, become one UDP super-frame: the kernel takes that as it
-  /// takes one packet, and cuts it where somebody needs it cut, into what they were (but for identifications of headers
-  /// made here, and outer checksums, which they get). Flows keep their order. For an interface that takes UDP super-frames.
-  public mutating func bundle(interface: UInt32) {
+  /// Datagrams of one flow and one size become one UDP super-frame: the kernel takes that as it takes one packet, and cuts it
+  /// where somebody needs it cut, into what they were (identifications apart, where they say nothing). Flows keep their
+  /// order. For an interface that takes UDP super-frames. `areTunnels`: what it gets are tunnels' packets, whose headers were
+  /// made here: they need no checksum verified, and get one.
+  public mutating func bundle(interface: UInt32, areTunnels: Bool) {
     var index = head(interface)
-    guard index != Self.none, unsafe frames[Int(index)].next != Self.none else { return }
+    guard index != Self.none, frame(index).next != Self.none else { return }
     for slot in 0..<OpenBundle.slots { unsafe open[slot] = OpenBundle() }
     var reserved = 0
-    var previous = Self.none
+    var previous = Self.nobody(interface)
     while index != Self.none {
-      let frame = unsafe frames[Int(index)]
+      let frame = frame(index)
       var isTaken = false
       switch unsafe Datagram.read(frame, pieces + Int(frame.firstPiece)) {
       case .other: break
       case .unknown: for slot in 0..<OpenBundle.slots { close(slot, &reserved) }
-      case .datagram(let datagram): isTaken = add(index, frame, datagram, &reserved)
+      case .datagram(let datagram): isTaken = add(index, frame, datagram, areTunnels, &reserved)
       }
-      if isTaken { unsafe frames[Int(previous)].next = frame.next } else { previous = index }
+      if isTaken { unsafe slot(previous).pointee.next = frame.next } else { previous = index }
       index = frame.next
     }
     unsafe tails[Int(interface)] = previous
@@ -143,10 +139,12 @@ extension TxFrames {
 
   /// True: it goes with an earlier frame.
   @inline(__always)
-  private mutating func add(_ index: UInt32, _ frame: TxFrame, _ datagram: Datagram, _ reserved: inout Int) -> Bool {
+  private mutating func add(
+    _ index: UInt32, _ frame: TxFrame, _ datagram: Datagram, _ isOwn: Bool, _ reserved: inout Int
+  ) -> Bool {
     let slot = datagram.slot
     let bundle = unsafe open[slot]
-    if bundle.head != Self.none, append(index, frame, datagram, slot, &reserved) { return true }
+    if bundle.head != Self.none, append(index, frame, datagram, slot, isOwn, &reserved) { return true }
     close(slot, &reserved)
     guard datagram.isPlain, datagram.payload > 0 else { return false }
     var new = OpenBundle()
@@ -161,27 +159,26 @@ extension TxFrames {
   }
 
   private mutating func append(
-    _ index: UInt32, _ frame: TxFrame, _ datagram: Datagram, _ slot: Int, _ reserved: inout Int
+    _ index: UInt32, _ frame: TxFrame, _ datagram: Datagram, _ slot: Int, _ isOwn: Bool, _ reserved: inout Int
   ) -> Bool {
     var bundle = unsafe open[slot]
-    let headFrame = unsafe frames[Int(bundle.head)]
-    let headPieces = unsafe pieces + Int(headFrame.firstPiece)
-    let framePieces = unsafe pieces + Int(frame.firstPiece)
-    guard datagram.isPlain, case .datagram(let head) = unsafe Datagram.read(headFrame, headPieces),
+    let first = self.frame(bundle.head)
+    guard datagram.isPlain,
+      case .datagram(let head) = unsafe Datagram.read(first, pieces + Int(first.firstPiece)),
       datagram.isLike(head), bundle.total == bundle.count &* bundle.size, datagram.payload > 0,
       datagram.payload <= bundle.size, bundle.count < OpenBundle.segments,
-      IPv6.bytes &+ UDP.bytes &+ bundle.total &+ datagram.payload <= 65535, datagram.follows(head, bundle.count),
+      IPv6.bytes &+ UDP.bytes &+ bundle.total &+ datagram.payload <= 65535, datagram.follows(head, bundle.count, isOwn: isOwn),
       hasRoom(
         pieces: 0, bytes: OpenBundle.slots &* Self.bundleHeaderBytes,
         otherPieces: reserved &+ bundle.pieces &+ Int(frame.pieces) &+ 2 &* OpenBundle.slots),
-      unsafe bundle.isChecked || head.holds(headPieces), unsafe datagram.holds(framePieces)
+      isOwn || (bundle.isChecked || head.holds(gathered(first))) && datagram.holds(gathered(frame))
     else { return false }
     reserved &+= Int(frame.pieces) &+ (bundle.count == 1 ? bundle.pieces : 0)
     bundle.isChecked = true
     bundle.count &+= 1
     bundle.total &+= datagram.payload
     bundle.pieces &+= Int(frame.pieces)
-    unsafe chains[Int(bundle.last)] = index
+    unsafe chains[Int(bundle.last) / Self.slotBytes] = index
     bundle.last = index
     unsafe open[slot] = bundle
     return true
@@ -196,7 +193,7 @@ extension TxFrames {
     unsafe open[slot].head = Self.none
     guard bundle.head != Self.none, bundle.count > 1 else { return }
     reserved &-= bundle.pieces
-    let first = unsafe frames[Int(bundle.head)]
+    let first = frame(bundle.head)
     guard case .datagram(let head) = unsafe Datagram.read(first, pieces + Int(first.firstPiece)) else { return }
     let mark = pieceCount
     let transport = Ethernet.bytes &+ head.ipBytes
@@ -227,14 +224,15 @@ extension TxFrames {
     piece(headers, count: VirtioNetHeader.bytes &+ transport &+ UDP.bytes)
     var index = bundle.head
     while true {
-      addPayload(unsafe frames[Int(index)], headerBytes: transport &+ UDP.bytes)
+      addPayload(frame(index), headerBytes: transport &+ UDP.bytes)
       guard index != bundle.last else { break }
-      index = unsafe chains[Int(index)]
+      index = unsafe chains[Int(index) / Self.slotBytes]
     }
-    unsafe frames[Int(bundle.head)].firstPiece = UInt32(truncatingIfNeeded: mark)
-    unsafe frames[Int(bundle.head)].pieces = UInt16(truncatingIfNeeded: pieceCount &- mark)
-    unsafe frames[Int(bundle.head)].packets = UInt16(truncatingIfNeeded: bundle.count)
-    unsafe frames[Int(bundle.head)].length = UInt32(truncatingIfNeeded: transport &+ length)
+    var whole = TxFrame(
+      firstPiece: UInt32(truncatingIfNeeded: mark), pieces: UInt16(truncatingIfNeeded: pieceCount &- mark),
+      packets: UInt16(truncatingIfNeeded: bundle.count), length: UInt32(truncatingIfNeeded: transport &+ length))
+    whole.next = first.next
+    unsafe self.slot(bundle.head).pointee = whole
   }
 
   /// The pieces of a frame without its first bytes.

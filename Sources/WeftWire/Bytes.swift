@@ -26,6 +26,13 @@ import CLinux
   @inlinable @inline(__always) public func u64(_ at: Int) -> UInt64 {
     unsafe UInt64(bigEndian: pointer.loadUnaligned(fromByteOffset: at, as: UInt64.self))
   }
+  /// 64 and 32 bits as they stand there, in the machine's order: to be compared or summed.
+  @inlinable @inline(__always) public func raw64(_ at: Int) -> UInt64 {
+    unsafe pointer.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+  }
+  @inlinable @inline(__always) public func raw32(_ at: Int) -> UInt32 {
+    unsafe pointer.loadUnaligned(fromByteOffset: at, as: UInt32.self)
+  }
   /// 48 bits.
   @inlinable @inline(__always) public func mac(_ at: Int) -> UInt64 { UInt64(u16(at)) << 32 | UInt64(u32(at + 2)) }
   @inlinable @inline(__always) public func address6(_ at: Int) -> IPAddress {
@@ -51,6 +58,11 @@ import CLinux
   @inlinable @inline(__always) public func setAddress6(_ at: Int, _ address: IPAddress) {
     set64(at, address.high)
     set64(at + 8, address.low)
+  }
+
+  /// Writes 16 bytes of zero.
+  @inlinable @inline(__always) public func clear16() {
+    unsafe pointer.storeBytes(of: SIMD2<UInt64>.zero, as: SIMD2<UInt64>.self)
   }
 
   /// Copies `count` bytes from `source`; the two do not overlap.

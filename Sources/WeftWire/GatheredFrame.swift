@@ -79,7 +79,7 @@ extension TxFrames {
 
   /// Room for a copy of `pieces` pieces and `bytes` of headers is there, and as much again for what is no copy.
   public func hasRoomForCopy(pieces: Int, bytes: Int) -> Bool {
-    frameCount < Self.frameCapacity / 2 && pieceCount &+ pieces <= Self.pieceCapacity / 2
+    frameCount < Self.frameCapacity / 2 && pieceCount &+ pieces <= firstOther &+ Self.otherCapacity / 4
       && arenaUsed &+ bytes <= Self.arenaBytes / 2
   }
 

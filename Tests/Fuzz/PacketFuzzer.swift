@@ -83,10 +83,12 @@ private struct PacketFuzzer {
       let virtio = VirtioNetHeader(reading: Bytes(header))
       position += 12
       let count = min(asked, input.count - position)
-      let memory = UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 1)
-      memory.copyMemory(from: input.baseAddress! + position, byteCount: count)
+      // Room before the frame for a tunnel's headers, or none.
+      let headroom = asked & 1 == 0 ? 66 : 0
+      let memory = UnsafeMutableRawPointer.allocate(byteCount: headroom + count, alignment: 1)
+      (memory + headroom).copyMemory(from: input.baseAddress! + position, byteCount: count)
       memories.append(memory)
-      frames.append(RxFrame(bytes: Bytes(memory), length: count, virtio: virtio))
+      frames.append(RxFrame(bytes: Bytes(memory + headroom), length: count, virtio: virtio, headroom: headroom))
       position += count
     }
     node.process(frames, interface: interface, worker: worker)

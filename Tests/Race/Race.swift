@@ -276,10 +276,13 @@ final class RaceWorker: @unchecked Sendable {
     var memory: [UnsafeMutableRawPointer] = []
     defer { for pointer in memory { pointer.deallocate() } }
     for input in inputs {
-      let pointer = UnsafeMutableRawPointer.allocate(byteCount: input.bytes.count, alignment: 16)
-      input.bytes.withUnsafeBytes { pointer.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+      let headroom = 96
+      let pointer = UnsafeMutableRawPointer.allocate(byteCount: headroom + input.bytes.count, alignment: 16)
+      input.bytes.withUnsafeBytes { (pointer + headroom).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
       memory.append(pointer)
-      frames.append(RxFrame(bytes: Bytes(pointer), length: input.bytes.count, virtio: input.virtio))
+      frames.append(
+        RxFrame(
+          bytes: Bytes(pointer + headroom), length: input.bytes.count, virtio: input.virtio, headroom: headroom))
     }
     takeHandedOver(now)
     path.process(frames, interface: interface, now: now)

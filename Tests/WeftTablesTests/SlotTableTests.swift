@@ -50,7 +50,8 @@ import WeftWire
     let second = try #require(table.acquire(b))
     #expect(second != first && second != 0)
     #expect(table.reader[first] == a && table.reader[second] == b)
-    #expect(table.reader[0] == Path(nexthop: 0, label: 0))
+    // To a nexthop that no table has.
+    #expect(table.reader[0] == Path(nexthop: .max, label: 0))
     #expect(table.acquire(Path(nexthop: 2, label: 0)) == nil, "full")
     #expect(table.acquire(b) == second, "but not for one that is there")
     table.release(first)

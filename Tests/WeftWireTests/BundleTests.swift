@@ -3,11 +3,19 @@ import WeftWire
 
 /// Datagrams that leave as one super-frame, cut again as a kernel cuts them, are what they were.
 @Suite struct BundleTests {
+  enum Shape: CaseIterable {
+    /// Ethernet alone, and the packet as it came.
+    case packetApart
+    /// All headers and some of the payload, and the rest.
+    case payloadApart
+    case onePiece
+  }
+
   /// What a frame of these tests is made of.
   struct Kind {
     var isV4 = true
-    /// A tunnel's: the headers were made here.
-    var isOwn = false
+    /// How it lies in memory.
+    var shape = Shape.packetApart
     var port: UInt16 = 1000
     var payload = 100
     var isUnfinished = false
@@ -59,11 +67,16 @@ import WeftWire
     }
   }
 
-  /// Appends a frame as the packet path does: one piece of headers made here, or Ethernet alone and the packet as it came.
+  /// Appends a frame as the packet path does.
   private func append(_ kind: Kind, to frames: inout TxFrames) {
     let octets = kind.frame()
     let ipBytes = kind.isV4 ? 20 : 40
-    let own = kind.isOwn ? 14 + ipBytes + 8 + min(8, kind.payload) : 14
+    let own =
+      switch kind.shape {
+      case .packetApart: 14
+      case .payloadApart: 14 + ipBytes + 8 + min(7, kind.payload)
+      case .onePiece: octets.count
+      }
     let mark = frames.pieceMark
     let head = frames.headers(VirtioNetHeader.bytes + own)
     var virtio = VirtioNetHeader()
@@ -139,28 +152,37 @@ import WeftWire
 
   private func finished(_ kind: Kind) -> [UInt8] {
     var kind = kind
-    // A tunnel's outer checksum may be none before and is made by who cuts.
-    if kind.isOwn { kind.lacksChecksum = false }
     kind.isUnfinished = false
     return kind.frame()
   }
 
-  private func bundle(_ kinds: [Kind]) -> [(octets: [UInt8], packets: Int)] {
+  private func bundle(_ kinds: [Kind], areTunnels: Bool = false) -> [(octets: [UInt8], packets: Int)] {
     var frames = TxFrames(interfaces: 1)
     defer { frames.deallocate() }
     for kind in kinds { append(kind, to: &frames) }
-    frames.bundle(interface: 0)
+    frames.bundle(interface: 0, areTunnels: areTunnels)
     return arrived(frames)
   }
 
-  @Test(arguments: [true, false], [true, false])
-  func likeGoesWithLike(isV4: Bool, isOwn: Bool) {
+  @Test(arguments: [true, false], Shape.allCases)
+  func likeGoesWithLike(isV4: Bool, shape: Shape) {
     let kinds = (0..<40).map {
-      Kind(isV4: isV4, isOwn: isOwn, payload: $0 == 39 ? 60 : 100, identification: UInt16($0), filler: UInt8($0))
+      Kind(isV4: isV4, shape: shape, payload: $0 == 39 ? 60 : 100, identification: UInt16($0), filler: UInt8($0))
     }
     let found = bundle(kinds)
     #expect(found.map(\.octets) == kinds.map(finished))
     #expect(found.allSatisfy { $0.packets == 40 })
+  }
+
+  /// Tunnels' packets: no checksum before, one afterwards; identifications are ours.
+  @Test(arguments: Shape.allCases) func tunnels(shape: Shape) {
+    let kinds = (0..<40).map {
+      Kind(shape: shape, dontFragment: false, identification: 0, lacksChecksum: true, filler: UInt8($0))
+    }
+    let found = bundle(kinds, areTunnels: true)
+    #expect(found.allSatisfy { $0.packets == 40 })
+    let expected = (0..<40).map { Kind(dontFragment: false, identification: UInt16($0), filler: UInt8($0)).frame() }
+    #expect(found.map(\.octets) == expected)
   }
 
   @Test func noMoreThanAKernelCuts() {
@@ -171,7 +193,7 @@ import WeftWire
   }
 
   @Test func noLongerThanAPacket() {
-    let kinds = (0..<50).map { Kind(isOwn: true, payload: 1400, identification: UInt16($0), filler: UInt8($0)) }
+    let kinds = (0..<50).map { Kind(shape: .payloadApart, payload: 1400, identification: UInt16($0), filler: UInt8($0)) }
     let found = bundle(kinds)
     #expect(found.map(\.octets) == kinds.map(finished))
     #expect(found.map(\.packets) == Array(repeating: 46, count: 46) + Array(repeating: 4, count: 4))
@@ -180,7 +202,7 @@ import WeftWire
   /// The second of two that differ in one thing stays by itself.
   @Test(arguments: [
     Kind(port: 1001), Kind(payload: 101), Kind(trafficClass: 1), Kind(dontFragment: false), Kind(lacksChecksum: true),
-    Kind(isDamaged: true), Kind(isV4: false), Kind(proto: IPProtocol.tcp), Kind(isOwn: true), Kind(payload: 0),
+    Kind(isDamaged: true), Kind(isV4: false), Kind(proto: IPProtocol.tcp), Kind(payload: 0),
   ])
   func unlikeStaysAlone(other: Kind) {
     let found = bundle([Kind(), other])
@@ -207,13 +229,13 @@ import WeftWire
       let kinds = (0..<Int.random(in: 1...120, using: &random)).map { number in
         var kind = Kind()
         kind.port = UInt16.random(in: 1000...1011, using: &random)
-        // A flow is always of one family and one making.
+        // A flow is always of one family.
         kind.isV4 = kind.port % 3 != 0
-        kind.isOwn = kind.port % 2 == 0
+        kind.shape = Shape.allCases.randomElement(using: &random) ?? .onePiece
         kind.payload = [100, 100, 100, 100, 40, 1, 0, 1400].randomElement(using: &random) ?? 100
-        kind.isUnfinished = !kind.isOwn && Int.random(in: 0..<3, using: &random) == 0
+        kind.isUnfinished = Int.random(in: 0..<3, using: &random) == 0
         kind.trafficClass = Int.random(in: 0..<9, using: &random) == 0 ? 3 : 0
-        // What cutting leads to for headers made here, and for those that say DF.
+        // What cutting leads to.
         kind.identification = identifications[kind.port, default: 0]
         kind.filler = UInt8(truncatingIfNeeded: number)
         kind.dontFragment = kind.port % 4 != 1
@@ -223,8 +245,8 @@ import WeftWire
       let found = bundle(kinds).map(\.octets)
       #expect(found.count == kinds.count)
       for port in UInt16(1000)...1011 {
-        // Identifications are ours to choose where DF says so, or the header is our own.
-        let isFree = kinds.first { $0.port == port }.map { $0.isV4 && ($0.isOwn || $0.dontFragment) } ?? false
+        // Identifications are ours to choose where DF says so.
+        let isFree = kinds.first { $0.port == port }.map { $0.isV4 && $0.dontFragment } ?? false
         let those = found.filter { UInt16($0[$0[12] == 8 ? 34 : 54]) << 8 | UInt16($0[$0[12] == 8 ? 35 : 55]) == port }
         #expect(
           those.map { anonymous($0, isFree) }
@@ -254,7 +276,7 @@ import WeftWire
     frames.finish(from: mark, length: strange.count, interface: 0)
     append(Kind(filler: 3), to: &frames)
     append(Kind(filler: 4), to: &frames)
-    frames.bundle(interface: 0)
+    frames.bundle(interface: 0, areTunnels: false)
     let found = arrived(frames)
     #expect(found.map(\.packets) == [1, 1, 2, 2])
     // Where fragmenting is forbidden, identifications are whatever cutting makes of the first's.

@@ -55,6 +55,91 @@ import WeftWire
     }
   }
 
+  /// Frames added by a writer, of one piece or two, among those of other pieces; then, with the slots of those, alone.
+  @Test func writer() throws {
+    var frames = TxFrames(interfaces: 4)
+    defer { frames.deallocate() }
+    let memory = Octets(room: 64)
+    for at in 0..<64 { memory.bytes.set8(at, at < VirtioNetHeader.bytes ? 0 : UInt8(at)) }
+    let packet = Octets([1, 2, 3, 4])
+    let (head, one, two) = (VirtioNetHeader.bytes + 2, [10, 11, 12, 13, 14] as [UInt8], [10, 11, 1, 2, 3] as [UInt8])
+    for round in 0..<3 {
+      var expected: [UInt32: [[UInt8]]] = [:]
+      for number in 0..<60 {
+        let interface = UInt32(number % 3)
+        if round == 1, number % 4 == 1 {
+          let mark = frames.pieceMark
+          frames.piece(memory.bytes, count: head)
+          frames.piece(packet.bytes, count: 1)
+          frames.piece(packet.bytes.advanced(1), count: 2)
+          frames.finish(from: mark, length: two.count, interface: interface)
+        } else {
+          try #require(frames.hasRoom(frames: 1, bytes: 0))
+          var writer = TxWriter(frames)
+          let isFirst =
+            number % 2 == 0
+            ? writer.send(memory.bytes, VirtioNetHeader.bytes + one.count, interface: interface)
+            : writer.send(memory.bytes, head, packet.bytes, 3, interface: interface)
+          #expect(isFirst == (expected[interface] == nil))
+          frames.take(writer)
+          if isFirst { frames.began(interface) }
+        }
+        expected[interface, default: []].append(number % 2 == 0 && !(round == 1 && number % 4 == 1) ? one : two)
+      }
+      #expect(frames.count == 60 && frames.touchedCount == 3)
+      for interface in 0..<3 as Range<UInt32> {
+        var found: [[UInt8]] = []
+        var next = frames.head(interface)
+        while next != TxFrames.none {
+          let frame = frames.frame(next)
+          #expect(frame.packets == 1)
+          let copy = Octets(room: Int(frame.length))
+          frames.copy(frame, to: copy.bytes.pointer)
+          found.append(copy.array)
+          next = frame.next
+        }
+        #expect(found == expected[interface], "round \(round), interface \(interface)")
+      }
+      #expect(frames.head(3) == TxFrames.none)
+      frames.reset()
+    }
+  }
+
+  /// What a batch has before its frames is what the least of them has.
+  @Test func headroom() {
+    var frames = RxFrames()
+    defer { frames.deallocate() }
+    let memory = Octets(room: 64)
+    for room in [96, 66, 128] {
+      frames.append(RxFrame(bytes: memory.bytes, length: 60, virtio: VirtioNetHeader(), headroom: room))
+    }
+    #expect(frames.headroom == 66)
+    #expect(frames.bytes(3) == 180 && frames.bytes(0) == 0)
+    frames.replace(1, RxFrame(bytes: memory.bytes, length: 60, virtio: VirtioNetHeader()))
+    #expect(frames.headroom == 0)
+    frames.removeAll()
+    frames.append(RxFrame(bytes: memory.bytes, length: 60, virtio: VirtioNetHeader(), headroom: 80))
+    #expect(frames.headroom == 80)
+  }
+
+  /// A frame is whole unless its virtio-net header asks for something.
+  @Test func wholeFrames() {
+    #expect(MemoryLayout<RxFrame>.offset(of: \.virtio) == RxFrame.virtioOffset)
+    let memory = Octets(room: 64)
+    for (flags, gso, isWhole) in [
+      (0, 0, true), (VirtioNetHeader.dataValid, 0, true), (VirtioNetHeader.needsChecksum, 0, false),
+      (0, VirtioNetHeader.gsoUDP, false), (3, VirtioNetHeader.gsoTCPv4 | VirtioNetHeader.gsoECN, false),
+    ] as [(UInt8, UInt8, Bool)] {
+      var frames = RxFrames()
+      defer { frames.deallocate() }
+      var virtio = VirtioNetHeader()
+      (virtio.flags, virtio.gso) = (flags, gso)
+      virtio.checksumStart = 0xFFFF
+      frames.append(RxFrame(bytes: memory.bytes, length: 64, virtio: virtio))
+      #expect(frames.isWhole(0) == isWhole, "flags \(flags), segmentation \(gso)")
+    }
+  }
+
   /// A first piece that is the virtio-net header and nothing else.
   @Test func copiesBehindABareHeader() {
     var frames = TxFrames(interfaces: 1)

@@ -45,8 +45,8 @@ INLINE uint16_t updated(uint16_t checksum, uint16_t old, uint16_t new) {
   return (uint16_t)~s;
 }
 
-/// An IPv4 header's checksum is right. Nearly all headers have 20 bytes: a word and its rotation at a time, the carry out
-/// of the lower half is that of the whole.
+/// An IPv4 header's checksum is right. Nearly all headers have 20 bytes: their sum, with carries added, is a multiple of
+/// 65,535 and not 0 (FastRead.swift has the reasons).
 INLINE int header_holds(const uint8_t *ip, int bytes) {
   if (UNLIKELY(bytes > ip_bytes)) return fold(sum_words(ip, bytes, 0)) == 0xFFFF;
   uint64_t a, b;
@@ -57,8 +57,7 @@ INLINE int header_holds(const uint8_t *ip, int bytes) {
   unsigned long long carry, sum = __builtin_addcll(a, b, 0, &carry);
   sum = __builtin_addcll(sum, c, carry, &carry);
   sum += carry;
-  uint32_t half = (uint32_t)((sum + (sum << 32 | sum >> 32)) >> 32);
-  return (half + (half << 16 | half >> 16)) >> 16 == 0xFFFF;
+  return sum * 0xFFFEFFFEFFFEFFFFull <= 0x0001000100010001ull;
 }
 static __attribute__((noinline)) int udp_holds(const uint8_t *ip, const uint8_t *udp, int length) {
   uint64_t sum = sum_words(ip + 12, 8, addend((uint16_t)length) + addend(17));
@@ -125,7 +124,17 @@ enum { link_router, link_other, link_group };
 /// Packets of UDP to an address and port go to another one.
 struct translation { uint32_t address, target; uint16_t port, target_port; };
 
-struct tx_frame { uint32_t first_piece, pieces, length, packets, next; };
+/// A frame that leaves: a cache line, as TxFrames'. Numbers are places in the array; behind the frames there is one more
+/// for each interface, whose next one is the interface's first.
+struct tx_frame {
+  struct iovec pieces[2];
+  uint32_t first_piece;
+  uint16_t piece_count, packets;
+  uint32_t length, next;
+  uint8_t padding[16];
+};
+_Static_assert(sizeof(struct tx_frame) == 64, "a cache line");
+enum { frame_capacity = batch_size * 2 };
 
 struct reference {
   struct interface *interfaces;
@@ -142,13 +151,10 @@ struct reference {
   uint32_t generation;
   uint32_t interface_count, vrf_count, nexthop_count, path_count, node_count;
   uint32_t paths_used, nodes_used, flows_used, flow_capacity;
-  uint32_t *heads, *tails, *touched;
-  uint32_t touched_count, frame_count, piece_count;
-  size_t arena_used;
+  struct tx_frame *frames;
+  uint32_t *tails, *touched;
+  uint32_t touched_count, frame_count;
   struct packet packets[batch_size];
-  struct tx_frame frames[batch_size * 2];
-  struct iovec pieces[batch_size * 4];
-  uint8_t arena[batch_size * 256] __attribute__((aligned(64)));
 };
 
 INLINE uint8_t link_of(const uint8_t *ethernet) {
@@ -166,9 +172,10 @@ INLINE uint64_t multiply_fold(uint64_t a, uint64_t b) {
 INLINE uint64_t hash_key(const struct key *k, uint64_t seed) {
   uint64_t first = seed ^ 0xA0761D6478BD642F, second = (seed << 32 | seed >> 32) ^ 0xE7037ED1A0B428DB;
   unsigned __int128 product = (unsigned __int128)(k->addresses ^ first) * (k->transport ^ second);
-  return multiply_fold((uint64_t)product ^ first, (uint64_t)(product >> 64) ^ second);
+  return multiply_fold((uint64_t)product ^ first, (uint64_t)(product >> 64) ^ second) | 1ull << 48;
 }
-INLINE uint16_t tag_of(uint64_t hash) { uint16_t t = (uint16_t)(hash >> 48); return t ? t : 1; }
+/// Never 0, which stands for a free place.
+INLINE uint16_t tag_of(uint64_t hash) { return (uint16_t)(hash >> 48); }
 INLINE uint64_t other(uint64_t hash) { return hash ^ ((uint64_t)tag_of(hash) * 0x5BD1E995 + 0x9E37); }
 INLINE struct bucket *bucket_of(struct reference *r, uint64_t hash) { return &r->buckets[hash & r->bucket_mask]; }
 
@@ -460,21 +467,19 @@ INLINE int track(struct reference *r, struct packet *p, uint64_t now, const int 
   return 1;
 }
 
-INLINE void emit(struct reference *r, uint8_t *head, int head_bytes, const struct packet *p, uint32_t interface) {
-  struct iovec *piece = &r->pieces[r->piece_count];
-  piece[0] = (struct iovec){head, (size_t)head_bytes};
-  piece[1] = (struct iovec){p->ip, p->ip_length};
+/// One piece: virtio-net header, headers and packet.
+INLINE void emit(struct reference *r, uint8_t *start, size_t bytes, uint32_t interface) {
   uint32_t index = r->frame_count++;
-  r->frames[index] = (struct tx_frame){
-      r->piece_count, 2, (uint32_t)(head_bytes - virtio_bytes + p->ip_length), 1, none};
-  r->piece_count += 2;
-  if (UNLIKELY(r->heads[interface] == none)) {
-    r->heads[interface] = index;
-    r->touched[r->touched_count++] = interface;
-  } else {
-    r->frames[r->tails[interface]].next = index;
-  }
+  struct tx_frame *frame = &r->frames[index];
+  frame->pieces[0] = (struct iovec){start, bytes};
+  frame->piece_count = 1;
+  frame->packets = 1;
+  frame->length = (uint32_t)(bytes - virtio_bytes);
+  frame->next = none;
+  uint32_t last = r->tails[interface];
+  r->frames[last].next = index;
   r->tails[interface] = index;
+  if (UNLIKELY(last >= frame_capacity)) r->touched[r->touched_count++] = interface;
 }
 
 INLINE uint16_t changed(uint16_t checksum, uint32_t change) {
@@ -513,37 +518,41 @@ INLINE int transmit(struct reference *r, const struct packet *p, const int is_fa
     checksum = (uint16_t)(sum + (sum >= 0xFFFF));
     memcpy(ip + 10, &checksum, 2);
   }
-  uint8_t *head = r->arena + r->arena_used, *at = head + virtio_bytes;
-  memset(head, 0, virtio_bytes);
+  // Headers go in front of the packet, over its own and into the room before the frame.
   if (is_fabric || nexthop->kind == reference_encap) {
     if (UNLIKELY(p->link == link_other)) {
-      memcpy(at, p->ethernet, ethernet_bytes);
+      memmove(ip - ethernet_bytes, p->ethernet, ethernet_bytes);
+      memset(ip - ethernet_bytes - virtio_bytes, 0, virtio_bytes);
     } else {
-      memcpy(at, nexthop->outer, 16);
+      memcpy(ip - 32, nexthop->front + 32, 32);
     }
-    r->arena_used += 32;
-    emit(r, head, virtio_bytes + ethernet_bytes, p, nexthop->interface);
+    emit(r, ip - ethernet_bytes - virtio_bytes, (size_t)(virtio_bytes + ethernet_bytes + p->ip_length), nexthop->interface);
     return 1;
   }
-  // With VXLAN's and the inner Ethernet header, or MPLS's.
-  memcpy(at, nexthop->outer, 64);
-  uint8_t *outer = at + ethernet_bytes, *udp = outer + ip_bytes, *shim = udp + udp_bytes;
   int shim_bytes = mpls_bytes;
+  uint8_t ethernet[ethernet_bytes];
+  if (UNLIKELY(p->link == link_other)) memcpy(ethernet, p->ethernet, ethernet_bytes);
   if (nexthop->kind == reference_vxlan) {
-    set32(shim + 4, p->path.label << 8);
+    memset(ip - 80, 0, 16);
+    memcpy(ip - 64, nexthop->front, 64);
+    set32(ip - ethernet_bytes - 4, p->path.label << 8);
     shim_bytes = vxlan_bytes + ethernet_bytes;
-    if (UNLIKELY(p->link == link_other)) memcpy(shim + vxlan_bytes, p->ethernet, ethernet_bytes);
+    if (UNLIKELY(p->link == link_other)) memcpy(ip - ethernet_bytes, ethernet, ethernet_bytes);
   } else {
-    set32(shim, p->path.label << 12 | 0x100 | 64);
+    memcpy(ip - 64, nexthop->front, 64);
+    set32(ip - mpls_bytes, p->path.label << 12 | 0x100 | 64);
   }
+  uint8_t *udp = ip - shim_bytes - udp_bytes, *outer = udp - ip_bytes;
   uint16_t length = (uint16_t)(udp_bytes + shim_bytes + p->ip_length), total = (uint16_t)(ip_bytes + length);
   outer[1] = p->traffic_class;
   set16(outer + 2, total);
-  set16(outer + 10, finish(nexthop->outer_sum + addend(total) + addend(p->traffic_class)));
-  set16(udp, (uint16_t)(0xC000 | (p->hash >> 32 & 0x3FFF)));
+  // The checksum is a complement: what is added to the sum is taken from it.
+  uint32_t added = (uint32_t)total + p->traffic_class, checksum = nexthop->outer_checksum - added;
+  set16(outer + 10, (uint16_t)(checksum - (nexthop->outer_checksum < added)));
+  set16(udp, (uint16_t)(0xC000 | p->hash >> 32));
   set16(udp + 4, length);
-  r->arena_used += 96;
-  emit(r, head, virtio_bytes + outer_bytes + shim_bytes, p, nexthop->interface);
+  int head = virtio_bytes + outer_bytes + shim_bytes;
+  emit(r, ip - head, (size_t)(head + p->ip_length), nexthop->interface);
   return 1;
 }
 
@@ -596,11 +605,16 @@ void reference_process(void *reference, const struct reference_frame *frames, in
   }
 }
 
+/// An interface has no frames.
+INLINE void clear(struct reference *r, uint32_t interface) {
+  r->tails[interface] = frame_capacity + interface;
+  r->frames[frame_capacity + interface].next = none;
+}
+
 void reference_reset(void *reference) {
   struct reference *r = reference;
-  for (uint32_t x = 0; x < r->touched_count; x++) r->heads[r->touched[x]] = none;
-  r->touched_count = r->frame_count = r->piece_count = 0;
-  r->arena_used = 0;
+  for (uint32_t x = 0; x < r->touched_count; x++) clear(r, r->touched[x]);
+  r->touched_count = r->frame_count = 0;
 }
 
 // MARK: programming
@@ -636,7 +650,7 @@ void *reference_create(
   r->nexthops = calloc(nexthops, sizeof *r->nexthops);
   r->paths = calloc(paths + 1, sizeof *r->paths);
   r->roots = calloc(vrfs, sizeof *r->roots);
-  r->heads = malloc(interfaces * sizeof *r->heads);
+  r->frames = aligned_alloc(64, (frame_capacity + interfaces) * sizeof *r->frames);
   r->tails = malloc(interfaces * sizeof *r->tails);
   r->touched = malloc(interfaces * sizeof *r->touched);
   r->vnis = pages((size_t)vni_count * 4);
@@ -644,12 +658,12 @@ void *reference_create(
   r->nodes = pages((size_t)(nodes + 1) * 2048);
   r->buckets = pages(bucket_bytes(r));
   r->flows = pages((size_t)flow_entries * sizeof(struct flow));
-  if (!r->interfaces || !r->counters || !r->nexthops || !r->paths || !r->roots || !r->heads || !r->tails
+  if (!r->interfaces || !r->counters || !r->nexthops || !r->paths || !r->roots || !r->frames || !r->tails
       || !r->touched || !r->vnis || !r->labels || !r->nodes || !r->buckets || !r->flows) {
     reference_destroy(r);
     return NULL;
   }
-  for (uint32_t x = 0; x < interfaces; x++) r->heads[x] = none;
+  for (uint32_t x = 0; x < interfaces; x++) clear(r, x);
   return r;
 }
 
@@ -667,7 +681,7 @@ void reference_destroy(void *reference) {
   free(r->nexthops);
   free(r->paths);
   free(r->roots);
-  free(r->heads);
+  free(r->frames);
   free(r->tails);
   free(r->touched);
   free(r);
@@ -691,13 +705,17 @@ void reference_set_nexthop(void *reference, uint32_t id, const struct reference_
   if (!r->nexthops[id]) r->nexthops[id] = malloc(sizeof *nexthop);
   if (!r->nexthops[id]) return;
   *r->nexthops[id] = *nexthop;
-  // What follows the outer headers, or the Ethernet header of a pod's frames, is the same for each routed packet.
-  uint8_t *at = r->nexthops[id]->outer;
+  // The 64 bytes before each routed packet, as far as they are the same.
+  uint8_t *end = r->nexthops[id]->front + 64;
+  memset(end - 64, 0, 64);
   if (nexthop->kind == reference_vxlan) {
-    set32(at + outer_bytes, 0x08000000);
-    write_ethernet(at + outer_bytes + vxlan_bytes, nexthop->destination_mac);
+    memcpy(end - 64, nexthop->outer, outer_bytes);
+    set32(end - ethernet_bytes - vxlan_bytes, 0x08000000);
+    write_ethernet(end - ethernet_bytes, nexthop->destination_mac);
+  } else if (nexthop->kind == reference_mpls) {
+    memcpy(end - mpls_bytes - outer_bytes, nexthop->outer, outer_bytes);
   } else if (nexthop->kind == reference_encap) {
-    write_ethernet(at, nexthop->destination_mac);
+    write_ethernet(end - ethernet_bytes, nexthop->destination_mac);
   }
 }
 
@@ -716,7 +734,7 @@ void reference_fill_tunnel(
   set32(ip + 12, source);
   set32(ip + 16, destination);
   set16(ip + ip_bytes + 2, nexthop->kind == reference_vxlan ? 4789 : 6635);
-  nexthop->outer_sum = sum_words(ip, ip_bytes, 0);
+  nexthop->outer_checksum = finish(sum_words(ip, ip_bytes, 0));
 }
 
 void reference_set_route(
@@ -764,18 +782,16 @@ void reference_set_label(void *reference, uint32_t label, uint32_t nexthop) {
 int reference_sent(const void *reference, uint32_t interface) {
   const struct reference *r = reference;
   int count = 0;
-  for (uint32_t x = r->heads[interface]; x != none; x = r->frames[x].next) count++;
+  for (uint32_t x = r->frames[frame_capacity + interface].next; x != none; x = r->frames[x].next) count++;
   return count;
 }
 
 int reference_copy(const void *reference, uint32_t interface, int index, uint8_t *destination, int room) {
   const struct reference *r = reference;
-  uint32_t x = r->heads[interface];
+  uint32_t x = r->frames[frame_capacity + interface].next;
   while (index-- > 0 && x != none) x = r->frames[x].next;
   if (x == none || (int)r->frames[x].length > room) return -1;
-  const struct iovec *piece = &r->pieces[r->frames[x].first_piece];
-  memcpy(destination, (uint8_t *)piece[0].iov_base + virtio_bytes, piece[0].iov_len - virtio_bytes);
-  memcpy(destination + piece[0].iov_len - virtio_bytes, piece[1].iov_base, piece[1].iov_len);
+  memcpy(destination, (uint8_t *)r->frames[x].pieces[0].iov_base + virtio_bytes, r->frames[x].length);
   return (int)r->frames[x].length;
 }
 

@@ -22,7 +22,7 @@ final class WeftFrames {
         frames.append(
           RxFrame(
             bytes: Bytes(set.frame(frame / FrameSet.count, frame % FrameSet.count)), length: set.length,
-            virtio: VirtioNetHeader()))
+            virtio: VirtioNetHeader(), headroom: FrameSet.headroom))
       }
       (batches + number).initialize(to: frames)
     }

@@ -69,8 +69,9 @@ final class FrameSet {
   static let count = 1024
   static let batch = 32
   static let batches = count / batch
-  /// Bytes from one frame to the next.
+  /// Bytes from one frame to the next, and those of them that are free before each, as ports leave them.
   static let spacing = 256
+  static let headroom = 128
 
   let packetCase: PacketCase
   let copies: Int
@@ -109,7 +110,7 @@ final class FrameSet {
   }
 
   func frame(_ copy: Int, _ index: Int) -> UnsafeMutableRawPointer {
-    memory + (copy * Self.count + index) * Self.spacing
+    memory + (copy * Self.count + index) * Self.spacing + Self.headroom
   }
 
   /// Copy 0 as it was made.

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// A received frame, with the virtio-net header that came with it. As RxFrame.
+/// A received frame, with the virtio-net header that came with it. As RxFrame; 66 bytes before it may be written to.
 struct reference_frame {
   uint8_t *_Nonnull bytes;
   int64_t length;
@@ -25,7 +25,10 @@ struct reference_nexthop {
   uint64_t destination_mac;
   /// Tunnels: outer headers, 42 bytes.
   uint8_t outer[64];
-  uint64_t outer_sum;
+  /// The 64 bytes before a packet, written by `reference_set_nexthop`; tunnels: the outer header's checksum with length
+  /// and TOS zero.
+  uint8_t front[64];
+  uint32_t outer_checksum;
 };
 
 /// Makes a packet path with room for `flow_entries`, `nodes` of the prefix tree (2 KiB each), and so many of the others.
