@@ -32,6 +32,19 @@ struct EBPFAssembler {
   mutating func add(_ register: UInt8, register other: UInt8) { step(0x0F, register, other) }
   mutating func and(_ register: UInt8, _ value: Int32) { step(0x57, register, 0, value) }
   mutating func shiftLeft(_ register: UInt8, _ value: Int32) { step(0x67, register, 0, value) }
+  mutating func shiftRight(_ register: UInt8, _ value: Int32) { step(0x77, register, 0, value) }
+  mutating func or(_ register: UInt8, register other: UInt8) { step(0x4F, register, other) }
+  mutating func xor(_ register: UInt8, register other: UInt8) { step(0xAF, register, other) }
+  /// The lower 64 bits of the product.
+  mutating func multiply(_ register: UInt8, register other: UInt8) { step(0x2F, register, other) }
+  mutating func multiply(_ register: UInt8, _ value: Int32) { step(0x27, register, 0, value) }
+  /// The lower half, the upper one zero.
+  mutating func moveWord(to destination: UInt8, from source: UInt8) { step(0xBC, destination, source) }
+  /// 64 bits: two instructions.
+  mutating func setLong(_ register: UInt8, _ value: UInt64) {
+    step(0x18, register, 0, Int32(truncatingIfNeeded: value))
+    step(0, 0, 0, Int32(truncatingIfNeeded: value >> 32))
+  }
   /// What was loaded in network order, 16 or 32 bits, in the machine's.
   mutating func fromNetwork(_ register: UInt8, bits: Int32) { step(0xDC, register, 0, bits) }
 
@@ -41,6 +54,8 @@ struct EBPFAssembler {
   mutating func load16(_ offset: Int32) { step(0x28, 0, 0, offset) }
   mutating func load8(_ offset: Int32) { step(0x30, 0, 0, offset) }
   mutating func load16(indexedBy register: UInt8, _ offset: Int32) { step(0x48, 0, register, offset) }
+  mutating func load8(indexedBy register: UInt8, _ offset: Int32) { step(0x50, 0, register, offset) }
+  mutating func load32(indexedBy register: UInt8, _ offset: Int32) { step(0x40, 0, register, offset) }
   /// A 32-bit field of the context (`struct __sk_buff`, `struct xdp_md`) into register 0.
   mutating func loadContext(_ offset: Int16) { load32(0, from: 6, offset) }
 
@@ -53,6 +68,13 @@ struct EBPFAssembler {
   private mutating func load(_ opcode: UInt8, _ register: UInt8, _ base: UInt8, _ offset: Int16) {
     code.append(Step(opcode: opcode, destination: register, source: base, offset: offset))
   }
+
+  // MARK: the stack: 64-bit words at `offset`, a negative one, from its end
+
+  mutating func push(_ offset: Int16, from register: UInt8) {
+    code.append(Step(opcode: 0x7B, destination: 10, source: register, offset: offset, immediate: 0))
+  }
+  mutating func pop(_ register: UInt8, _ offset: Int16) { load(0x79, register, 10, offset) }
 
   // MARK: jumps
 

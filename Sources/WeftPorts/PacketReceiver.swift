@@ -97,17 +97,27 @@ import WeftWire
     PacketSocket.slotBytes(mtu: mtu) == PacketSocket.slotBytes(mtu: old)
   }
 
-  /// Shares the interface's frames with the receivers of other workers, flow by flow (PACKET_FANOUT_HASH). `group` is
-  /// nil for the first one; returns the group for the others.
-  public func share(group: Int32?, device: String) throws(SystemError) -> Int32 {
-    let unique: Int32 = group == nil ? 0x2000 : 0  // PACKET_FANOUT_FLAG_UNIQUEID
-    try PacketSocket.set(socket.raw, PACKET_FANOUT, (group ?? 0) | unique << 16, device)
+  /// Shares the interface's frames with the receivers of other workers (packet(7), PACKET_FANOUT): by what a program says
+  /// that `steer` gives the group, or by the kernel's hash of a frame's outer addresses and ports, the same in both
+  /// directions. `group` is nil for the first one; returns the group for the others. The first to join is receiver 0.
+  public func share(group: Int32?, byProgram: Bool, device: String) throws(SystemError) -> Int32 {
+    // PACKET_FANOUT_FLAG_UNIQUEID. PACKET_FANOUT_FLAG_IGNORE_OUTGOING (kernel 6.2, before which it changes nothing): the
+    // group has a hook of its own, for which the sockets' option does not count.
+    let flags: Int32 = 0x4000 | (group == nil ? 0x2000 : 0)
+    let mode: Int32 = byProgram ? PACKET_FANOUT_EBPF : PACKET_FANOUT_HASH
+    try PacketSocket.set(socket.raw, PACKET_FANOUT, (group ?? 0) | (mode | flags) << 16, device)
     var value: Int32 = 0
     var size = socklen_t(4)
     guard unsafe getsockopt(socket.raw, SOL_PACKET, PACKET_FANOUT, &value, &size) == 0 else {
       throw SystemError("read the fanout group of", device)
     }
     return value & 0xFFFF
+  }
+
+  /// What `program` returns says from now on which receiver of the group gets a frame. `descriptor` is that of any receiver
+  /// of a group that shares by program; from any thread.
+  public static func steer(_ descriptor: Int32, by program: borrowing Descriptor, device: String) throws(SystemError) {
+    try PacketSocket.set(descriptor, PACKET_FANOUT_DATA, program.raw, device)
   }
 
   public mutating func receive(_ frames: inout RxFrames, _ large: borrowing LargeFrames) -> Int {

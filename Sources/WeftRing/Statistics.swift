@@ -15,6 +15,7 @@ public struct StatisticsLayout: Sendable {
   static let nameBytes = 32
   static let textBytes = 128
   public static let interfaceBytes = 64
+  static let queuesOffset = 40
   static let workerHeaderBytes = 128
   static let namesOffset = 4096
 
@@ -45,7 +46,7 @@ public struct StatisticsLayout: Sendable {
   public let header: UnsafeMutableRawPointer
   /// A 64-bit counter for each drop reason.
   public let drops: UnsafeMutableRawPointer
-  /// 64 bytes for each interface: rx packets, rx bytes, tx packets, tx bytes, drops.
+  /// 64 bytes for each interface: rx packets, rx bytes, tx packets, tx bytes, drops, queues that the worker receives from.
   public let interfaces: UnsafeMutableRawPointer
 
   public func beat(now: UInt64) { unsafe weft_store_relaxed_u64(header, now) }
@@ -61,6 +62,14 @@ public struct StatisticsLayout: Sendable {
   public func setFlows(_ count: Int, refused: UInt64) {
     unsafe weft_store_relaxed_u64(header + 48, UInt64(count))
     unsafe weft_store_relaxed_u64(header + 56, refused)
+  }
+  /// The worker receives from one queue more of an interface, or from so many.
+  public func countQueue(_ interface: UInt32) { unsafe weft_count(queues(interface), 1) }
+  public func setQueues(_ interface: UInt32, _ count: UInt64) {
+    unsafe weft_store_relaxed_u64(queues(interface), count)
+  }
+  private func queues(_ interface: UInt32) -> UnsafeMutableRawPointer {
+    unsafe interfaces + Int(interface) * StatisticsLayout.interfaceBytes + StatisticsLayout.queuesOffset
   }
   public func setSharing(given: UInt64, taken: UInt64, redirects: Int, refused: UInt64) {
     unsafe weft_store_relaxed_u64(header + 64, given)
@@ -227,6 +236,16 @@ public final class StatisticsReader: @unchecked Sendable {
         heartbeatAgeMilliseconds: now > beat ? (now - beat) / 1_000_000 : 0, batches: load(at + 24),
         packets: load(at + 32), sleeps: load(at + 40), flows: load(at + 48), flowsRefused: load(at + 56),
         handedOver: load(at + 64), takenOver: load(at + 72), redirects: load(at + 80), redirectsRefused: load(at + 88))
+    }
+  }
+
+  /// Interfaces that a worker receives from, by number, and how many of their queues.
+  public func queues(worker: UInt32) -> [(interface: UInt32, queues: UInt64)] {
+    guard Int(worker) < layout.workers else { return [] }
+    let first = block(Int(worker)) + layout.interfacesOffset + StatisticsLayout.queuesOffset
+    return (0..<layout.interfaces).compactMap { interface in
+      let queues = load(first + interface * StatisticsLayout.interfaceBytes)
+      return queues == 0 ? nil : (UInt32(interface), queues)
     }
   }
 

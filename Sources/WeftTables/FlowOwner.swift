@@ -3,7 +3,8 @@ import WeftWire
 /// Which worker a flow belongs to: the same for both directions, and in whatever VRF they are.
 ///
 /// A hash of the two ends, in either order, and the protocol. It is seeded, so that who does not know the seed cannot
-/// choose flows that all go to one worker.
+/// choose flows that all go to one worker. `FlowSteering` has the kernel compute the same, so that packets come to their
+/// worker at once: what is changed here is changed there.
 @frozen public struct FlowOwner: Sendable {
   public let workers: Int
   /// This worker.
@@ -24,9 +25,10 @@ import WeftWire
       FlowKey.fold(source &+ destination, key.transport >> 24 & 0xFF ^ seed ^ 0x8EBC_6AF0_9C88_C6E3))
   }
 
-  /// The one that keeps the ports which a fragmented packet's first fragment showed: all fragments of it meet there.
+  /// The one that keeps the ports which a fragmented packet's first fragment showed: all fragments of it meet there,
+  /// in whatever VRF they are.
   @inlinable public func worker(_ fragment: FragmentKey) -> Int {
-    let ends = end(fragment.source, fragment.identification) &+ end(fragment.destination, 0)
+    let ends = end(fragment.source, fragment.identification >> 32) &+ end(fragment.destination, 0)
     return place(FlowKey.fold(ends, fragment.proto ^ seed ^ 0x5899_65CC_7537_4CC3))
   }
 

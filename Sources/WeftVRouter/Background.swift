@@ -72,12 +72,14 @@ final class SpareReceivers: Sendable {
   static let mtu = 1500
 
   private let node: Int
+  private let memory: NodeMemory
   private let count: Int
   private let background: Background
   private let state = Mutex<(ready: [Queue<PacketReceiver>], expected: Int)>(([], 0))
 
-  init(node: Int, count: Int, background: Background) {
+  init(node: Int, memory: NodeMemory, count: Int, background: Background) {
     self.node = node
+    self.memory = memory
     self.count = count
     self.background = background
     refill()
@@ -101,7 +103,7 @@ final class SpareReceivers: Sendable {
     }
     for _ in 0..<missing {
       background.run { [self] in
-        let made = onNode(node) { try? Queue(PacketReceiver(mtu: Self.mtu, slots: Self.slots)) }
+        let made = memory.on(node) { try? Queue(PacketReceiver(mtu: Self.mtu, slots: Self.slots)) }
         state.withLock { if let made { $0.ready.append(made) } else { $0.expected -= 1 } }
       }
     }

@@ -1,5 +1,4 @@
 import CLinux
-import CNuma
 import Glibc
 import Logging
 import WeftForwarding
@@ -14,6 +13,8 @@ public struct ForwarderSettings: Sendable {
   public var socket: String
   /// A worker on each.
   public var cores: [Int]
+  /// The machine: which node cores and NICs belong to.
+  public var topology: MachineTopology
   public var idle: IdleMode
   /// adaptive: how long a worker goes on looking before it sleeps.
   public var spinMicroseconds: UInt64
@@ -27,8 +28,9 @@ public struct ForwarderSettings: Sendable {
   public init(
     socket: String, cores: [Int], idle: IdleMode = .adaptive, spinMicroseconds: UInt64 = 5,
     wakeLatencyMicroseconds: UInt32? = 0,
-    limits: TableLimits = TableLimits(), errorsPerSecond: UInt64 = 1000
+    limits: TableLimits = TableLimits(), errorsPerSecond: UInt64 = 1000, topology: MachineTopology = MachineTopology()
   ) {
+    self.topology = topology
     self.socket = socket
     self.cores = cores
     self.idle = idle
@@ -67,6 +69,10 @@ public final class Forwarder {
     self.logger = logger
     signals = try Self.takeSignals()
     let limits = settings.limits
+    let placement = Placement(settings.topology, cores: settings.cores)
+    let memory = NodeMemory(nodes: placement.nodes)
+    // What this thread makes, and those that it starts, is all workers' until they say otherwise.
+    memory.share()
     tables = try TableMemory(
       sizes: TableSizes(
         interfaces: Int(limits.interfaces), vrfs: Int(limits.vrfs), nexthops: Int(limits.nexthops),
@@ -86,21 +92,22 @@ public final class Forwarder {
     var started = 0
     do {
       // Rings lie with whom they lead to, whoever touches them first.
-      let mesh = try HandOverMesh(workers: settings.cores.count) { worker, memory in
-        guard numa_available() >= 0 else { return }
-        numa_tonode_memory(memory.baseAddress, memory.count, Int32(Worker.node(ofCore: settings.cores[worker])))
+      let mesh = try HandOverMesh(workers: settings.cores.count) { worker, part in
+        memory.place(part, on: placement.workers[worker].node)
       }
-      for (index, core) in settings.cores.enumerated() {
+      for (index, place) in placement.workers.enumerated() {
         let worker = try Worker(
-          index: index, core: core, settings: settings, tables: tables.reader, epoch: tables.epochs.worker(index),
-          statistics: statistics.worker(index), mesh: mesh, seed: seed, reported: reported, logger: logger)
+          index: index, place: place, memory: memory, settings: settings, tables: tables.reader,
+          epoch: tables.epochs.worker(index), statistics: statistics.worker(index), mesh: mesh, seed: seed,
+          reported: reported, logger: logger)
         workers.append(worker)
       }
       for worker in workers {
         try worker.start(wakers: workers.map(\.waker))
         started += 1
       }
-      ports = try PortManager(workers: workers, logger: logger)
+      ports = try PortManager(
+        workers: workers, placement: placement, memory: memory, ownerSeed: Sharing.ownerSeed(seed), logger: logger)
       links = try NetlinkMonitor([.links])
     } catch {
       for worker in workers.prefix(started) { worker.stop() }
@@ -114,8 +121,22 @@ public final class Forwarder {
       "forwarding",
       metadata: [
         "socket": "\(settings.socket)", "cores": "\(settings.cores)", "idle": "\(settings.idle.rawValue)",
-        "numa-nodes": "\(Set(workers.map(\.node)).sorted())",
+        "numa-nodes": "\(placement.nodes)",
       ])
+    report(placement, memory)
+  }
+
+  /// Says once where everything is, and what of that costs speed.
+  private func report(_ placement: Placement, _ memory: NodeMemory) {
+    for (index, worker) in placement.workers.enumerated() {
+      logger.info("worker \(index) runs", metadata: ["core": "\(worker.core)", "numa-node": "\(worker.node)"])
+    }
+    for warning in placement.warnings { logger.warning("\(warning)") }
+    // Where there is one node, it does not matter what is placed there.
+    guard placement.topology.nodes.count > 1, memory.lastRefusal != 0 else { return }
+    logger.warning(
+      "the kernel does not place memory on NUMA nodes \(placement.nodes): it lies where the kernel puts it",
+      metadata: ["reason": "\(SystemError.text(memory.lastRefusal))"])
   }
 
   /// The folder of the socket, where only that is missing: /run is empty after a boot.

@@ -1,5 +1,4 @@
 import CLinux
-import CNuma
 import Glibc
 import Logging
 import Synchronization
@@ -17,6 +16,8 @@ final class PortManager: PortProvider {
     var capabilities: PortCapabilities
     var packetQueues: [(worker: Int, queue: Queue<PacketReceiver>)] = []
     var tapQueue: (worker: Int, queue: Queue<TapPort>)?
+    /// The kernel brings packets to the worker that owns their flow.
+    var isSteered = false
     var xdp: XDPPort?
     /// What workers send frames of ordinary size by.
     var fast: [(worker: Int, queue: FastQueue)] = []
@@ -32,7 +33,11 @@ final class PortManager: PortProvider {
   }
 
   let workers: [Worker]
+  let placement: Placement
+  let nodeMemory: NodeMemory
   let logger: Logger
+  /// Seed of the choice of flows' owners (`FlowSteering`).
+  let ownerSeed: UInt64
   private let background: Background
   /// By NUMA node.
   private var spares: [Int: SpareReceivers] = [:]
@@ -54,14 +59,19 @@ final class PortManager: PortProvider {
   private static let fabricSlots = 4096
   private static let spareCount = 16
 
-  init(workers: [Worker], logger: Logger) throws(SystemError) {
+  init(
+    workers: [Worker], placement: Placement, memory: NodeMemory, ownerSeed: UInt64, logger: Logger
+  ) throws(SystemError) {
     self.workers = workers
+    self.placement = placement
+    self.ownerSeed = ownerSeed
+    nodeMemory = memory
     self.logger = logger
     background = try Background(threads: 4)
     load = Array(repeating: 0, count: workers.count)
     takesUDPSegmentation = kernelRelease() >= (6, 2)
     for node in Set(workers.map(\.node)) {
-      spares[node] = SpareReceivers(node: node, count: Self.spareCount, background: background)
+      spares[node] = SpareReceivers(node: node, memory: memory, count: Self.spareCount, background: background)
     }
   }
 
@@ -155,14 +165,14 @@ final class PortManager: PortProvider {
       configuration: interface, kernelIndex: kernelIndex,
       capabilities: PortCapabilities(takesVirtio: true, takesUDPSegmentation: takesUDPSegmentation),
       isUp: linkIsUp(interface.device))
-    var group: Int32?
-    for worker in isFabric ? Array(workers.indices) : [leastLoaded()] {
+    if isFabric {
+      (port.packetQueues, port.isSteered) = try fabricReceivers(interface, kernelIndex)
+    } else {
+      let worker = leastLoaded()
       let queue = try receiver(interface, node: workers[worker].node)
       try queue.source.pointee.bind(
-        interface: interface.id, device: interface.device, kernelIndex: kernelIndex,
-        selection: isFabric ? .tunnels : .everything)
-      if isFabric, workers.count > 1 { group = try queue.source.pointee.share(group: group, device: interface.device) }
-      port.packetQueues.append((worker, queue))
+        interface: interface.id, device: interface.device, kernelIndex: kernelIndex, selection: .everything)
+      port.packetQueues = [(worker, queue)]
     }
     if isFabric {
       // From the first packet on: the kernel would answer it.
@@ -179,7 +189,8 @@ final class PortManager: PortProvider {
       metadata: [
         "role": "\(interface.role.name)", "workers": "\(port.packetQueues.map(\.worker))",
         "af_xdp-out": "\(port.fast.map(\.worker))",
-      ])
+      ].merging(port.packetQueues.count > 1 ? ["flows": port.isSteered ? "to their workers" : "hashed"] : [:]) { $1 })
+    if isFabric { warn(interface.device) }
     return port
   }
 
@@ -193,14 +204,14 @@ final class PortManager: PortProvider {
     return port
   }
 
-  func leastLoaded() -> Int { load.indices.min { load[$0] < load[$1] } ?? 0 }
+  func leastLoaded() -> Int { placement.next(load: load) }
 
   /// A receiver for one worker's node: one that is ready where its size fits, else made now.
-  private func receiver(_ interface: InterfaceConfiguration, node: Int) throws(SystemError) -> Queue<PacketReceiver> {
+  func receiver(_ interface: InterfaceConfiguration, node: Int) throws(SystemError) -> Queue<PacketReceiver> {
     let isUsual = PacketReceiver.fits(mtu: Int(interface.mtu), openFor: SpareReceivers.mtu)
     if interface.role == .virtual, isUsual, let spare = spares[node]?.take() { return spare }
     let slots = interface.role == .fabric ? Self.fabricSlots : SpareReceivers.slots
-    return try onNode(node) { () throws(SystemError) in
+    return try nodeMemory.on(node) { () throws(SystemError) in
       Queue(try PacketReceiver(mtu: Int(interface.mtu), slots: slots))
     }
   }
@@ -319,6 +330,7 @@ final class PortManager: PortProvider {
     }
     ports[id]?.isOpen = isOpen
     let fabric = Set(port.fabricVLANs.compactMap { port.vlans[$0]?.outer }).sorted()
+    if port.isSteered { try steer(port.packetQueues, port.configuration.device, tunnelVLANs: fabric) }
     port.guardian?.set(
       try KernelGuard.fabric(device: port.configuration.device, kernelIndex: port.kernelIndex, vlans: fabric))
   }
@@ -363,27 +375,6 @@ final class PortManager: PortProvider {
   }
 }
 
-/// A guard in a collection, perhaps not made yet.
-final class Guardian: Sendable {
-  private let kernelGuard: Mutex<KernelGuard?>
-  private let isOver = Atomic<Bool>(false)
-
-  init(_ kernelGuard: consuming KernelGuard?) { self.kernelGuard = Mutex(kernelGuard) }
-
-  func set(_ new: consuming KernelGuard) {
-    var new: KernelGuard? = consume new
-    // The interface may have gone meanwhile.
-    kernelGuard.withLock { if !isOver.load(ordering: .relaxed) { $0 = new.take() } }
-  }
-
-  func letGo() {
-    kernelGuard.withLock {
-      isOver.store(true, ordering: .relaxed)
-      $0 = nil
-    }
-  }
-}
-
 /// What is left of a port, to be closed.
 private final class Leftovers: Sendable {
   private struct Things {
@@ -409,14 +400,6 @@ private final class Leftovers: Sendable {
     xdp?.letGo()
     things.withLock { $0 = Things() }
   }
-}
-
-/// Runs `body` with the memory that it asks the kernel for taken from a NUMA node.
-func onNode<T, Failure: Error>(_ node: Int, _ body: () throws(Failure) -> T) throws(Failure) -> T {
-  guard numa_available() >= 0 else { return try body() }
-  numa_set_preferred(Int32(node))
-  defer { numa_set_localalloc() }
-  return try body()
 }
 
 func linkIsUp(_ device: String) -> Bool {

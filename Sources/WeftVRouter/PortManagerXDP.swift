@@ -1,5 +1,4 @@
 import CLinux
-import CNuma
 import Glibc
 import Logging
 import Synchronization
@@ -118,6 +117,7 @@ extension PortManager {
         "zero-copy": "\(opened.sockets.allSatisfy { $0.queue.source.pointee.isZeroCopy })",
         "queues": "\(opened.queues)", "workers": "\(opened.sockets.map(\.worker))",
       ])
+    if interface.role == .fabric { warn(device, ofInterrupts: settings.busyPoll == 0) }
     return port
   }
 
@@ -129,7 +129,8 @@ extension PortManager {
     let queues = Ethtool.receiveQueues(device)
     let isVeth = Ethtool.driver(device) == "veth"
     let single = leastLoaded()
-    let owners = (0..<queues).map { isFabric ? $0 % workers.count : single }
+    let owners =
+      isFabric ? placement.owners(queues: queues, device: device) : Array(repeating: single, count: queues)
     // A worker sends by its first.
     let whole = isFabric ? Self.fabricShare : Self.podShare
     let shares = owners.enumerated().map { queue, worker in
@@ -159,10 +160,7 @@ extension PortManager {
     var first: Int32?
     for queue in 0..<queues {
       let worker = owners[queue]
-      if numa_available() >= 0 {
-        let region = memory.region(queue)
-        numa_tonode_memory(region.baseAddress, region.count, Int32(workers[worker].node))
-      }
+      nodeMemory.place(memory.region(queue), on: workers[worker].node)
       let socket = try XDPSocket(
         interface: interface.id, device: device, kernelIndex: kernelIndex, queue: queue, memory: memory, first: first,
         options: options)

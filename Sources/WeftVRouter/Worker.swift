@@ -1,5 +1,4 @@
 import CLinux
-import CNuma
 import Glibc
 import Logging
 import Synchronization
@@ -27,6 +26,7 @@ final class Worker: @unchecked Sendable {
   let core: Int
   /// The core's NUMA node; 0 where there is but one.
   let node: Int
+  private let memory: NodeMemory
   let mailbox = Mailbox()
   /// The kernel refused a UDP super-frame for what it is.
   let refusedUDPSegmentation = Atomic<Bool>(false)
@@ -55,12 +55,14 @@ final class Worker: @unchecked Sendable {
   private var thread = pthread_t()
 
   init(
-    index: Int, core: Int, settings: ForwarderSettings, tables: Tables, epoch: WorkerEpoch,
-    statistics: WorkerStatistics, mesh: HandOverMesh, seed: UInt64, reported: ReportSignal, logger: Logger
+    index: Int, place: Placement.Worker, memory: NodeMemory, settings: ForwarderSettings, tables: Tables,
+    epoch: WorkerEpoch, statistics: WorkerStatistics, mesh: HandOverMesh, seed: UInt64, reported: ReportSignal,
+    logger: Logger
   ) throws(SystemError) {
     self.index = index
-    self.core = core
-    node = Self.node(ofCore: core)
+    core = place.core
+    node = place.node
+    self.memory = memory
     idle = settings.idle
     spin = settings.idle == .event ? 0 : settings.spinMicroseconds * 1000
     wakeLatency = settings.idle == .poll ? nil : settings.wakeLatencyMicroseconds
@@ -79,11 +81,6 @@ final class Worker: @unchecked Sendable {
     poller = try Descriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), "make", "epoll descriptor")
     started = try Acknowledgement(workers: 1)
     try watch(wake.raw, Self.wakeToken)
-  }
-
-  /// The NUMA node of a core; 0 where there is but one.
-  static func node(ofCore core: Int) -> Int {
-    numa_available() < 0 ? 0 : max(0, Int(numa_node_of_cpu(Int32(core))))
   }
 
   /// What wakes it: an eventfd.
@@ -158,7 +155,7 @@ final class Worker: @unchecked Sendable {
       // Others on this core are not to keep packets waiting for as long as they are let run by default.
       if weft_set_slice(Self.slice) != 0 { logger.info("worker \(index) has time slices as all: \(errno)") }
       // Everything that this thread touches first comes from its own node.
-      if numa_available() >= 0 { numa_set_preferred(Int32(node)) }
+      memory.prefer(node)
       statistics.setPlace(core: Int32(core), node: Int32(node))
       let large = try LargeFrames()
       let sender = try PacketSender(mtu: 1600)
@@ -273,6 +270,7 @@ final class Worker: @unchecked Sendable {
         receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
       case .detach(let interface):
         for descriptor in state.remove(interface) { _ = epoll_ctl(poller.raw, EPOLL_CTL_DEL, descriptor, nil) }
+        statistics.setQueues(interface, 0)
       case .readFlows(let cursor, let limit, let answer):
         var records: [FlowRecord] = []
         let next = state.path.flows.dump(cursor: cursor, limit: limit) { records.append(flowRecord($0, index, now)) }
@@ -287,6 +285,7 @@ final class Worker: @unchecked Sendable {
   }
 
   private func receive(_ descriptor: Int32, _ slot: Int, _ interface: UInt32) {
+    statistics.countQueue(interface)
     do { try watch(descriptor, UInt64(slot)) } catch {
       logger.error("worker \(index) does not receive from interface \(interface): \(error)")
     }

@@ -18,12 +18,7 @@ struct RunCommand: ParsableCommand {
   @Option(name: .long, help: ArgumentHelp("Where agents and tools ask for their channel.", valueName: "path"))
   var socket = "/run/weft/forwarder.sock"
 
-  @Option(
-    name: .long,
-    help: ArgumentHelp(
-      "Cores to pin a worker to each: numbers and ranges, such as 2,4-6 (default: the first allowed core).",
-      valueName: "list"))
-  var cores: CoreList?
+  @OptionGroup var placement: PlacementOptions
 
   @Option(
     name: .long,
@@ -85,12 +80,7 @@ struct RunCommand: ParsableCommand {
     guard spin <= 1_000_000 else {
       throw ValidationError("--spin is in microseconds and at most 1000000, not \(spin).")
     }
-    let allowed = ForwarderSettings.allowedCores
-    if let wrong = cores?.numbers.first(where: { !allowed.contains($0) }) {
-      throw ValidationError(
-        "--cores: this process may not run on core \(wrong); it may on \(allowed.map(String.init).joined(separator: ","))."
-      )
-    }
+    try placement.check()
   }
 
   func run() throws {
@@ -107,10 +97,11 @@ struct RunCommand: ParsableCommand {
     limits.routeNodes = maxRouteNodes
     limits.bridge = maxBridge
     limits.flows = maxFlows
+    let chosen = try placement.choose()
     let settings = ForwarderSettings(
-      socket: socket, cores: cores?.numbers ?? Array(ForwarderSettings.allowedCores.prefix(1)), idle: idle,
-      spinMicroseconds: spin, wakeLatencyMicroseconds: wakeLatency.microseconds, limits: limits,
-      errorsPerSecond: icmpErrors)
+      socket: socket, cores: chosen.workers.map(\.core), idle: idle, spinMicroseconds: spin,
+      wakeLatencyMicroseconds: wakeLatency.microseconds, limits: limits, errorsPerSecond: icmpErrors,
+      topology: chosen.topology)
     let forwarder: Forwarder
     do { forwarder = try Forwarder(settings: settings, logger: Logger(label: "weft-vrouter")) } catch {
       throw CommandFailure("cannot start: \(error)")
@@ -144,22 +135,4 @@ enum LogLevel: String, CaseIterable, ExpressibleByArgument {
   case trace, debug, info, notice, warning, error, critical
 
   var level: Logger.Level { Logger.Level(rawValue: rawValue) ?? .info }
-}
-
-/// "0", "2,4-6": distinct numbers in the order given.
-struct CoreList: ExpressibleByArgument {
-  let numbers: [Int]
-
-  init?(argument: String) {
-    var numbers: [Int] = []
-    for part in argument.split(separator: ",", omittingEmptySubsequences: false) {
-      let ends = part.split(separator: "-", omittingEmptySubsequences: false).map { Int($0) }
-      guard let first = ends.first ?? nil, let last = ends.last ?? nil, ends.count <= 2, first >= 0, first <= last,
-        last < 4096
-      else { return nil }
-      numbers += first...last
-    }
-    guard Set(numbers).count == numbers.count, !numbers.isEmpty else { return nil }
-    self.numbers = numbers
-  }
 }

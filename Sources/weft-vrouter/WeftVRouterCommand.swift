@@ -10,9 +10,10 @@ struct WeftVRouterCommand: ParsableCommand {
     discussion: """
       Examples:
         weft-vrouter run --cores 2,3
+        weft-vrouter placement --cores auto:4 --fabric eth0
         weft-vrouter replay --tables tables.json --in pod=in.pcap --out results
       """,
-    subcommands: [RunCommand.self, ReplayCommand.self])
+    subcommands: [RunCommand.self, PlacementCommand.self, ReplayCommand.self])
 }
 
 /// An error of a command: its text is all there is to say.

@@ -16,6 +16,7 @@ struct Weft: ParsableCommand {
 
       Examples:
         weft status                             is it there, and do its workers run?
+        weft worker                             workers: cores, NUMA nodes, ports, what they hand over
         weft vif                                interfaces, their links and counters
         weft route --vrf blue                   routes of one virtual network
         weft route get 10.1.2.3 --vrf blue      the route to an address
@@ -29,7 +30,8 @@ struct Weft: ParsableCommand {
         weft capture --drops                    packets that are dropped, with the reason
       """,
     subcommands: [
-      StatusCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self, LabelsCommand.self,
+      StatusCommand.self, WorkersCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self,
+      LabelsCommand.self,
       VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NeighborsCommand.self, NATCommand.self,
       ServicesCommand.self, FlowsCommand.self, SettingsCommand.self, PolicyCommand.self, PolicersCommand.self,
       QoSCommand.self,

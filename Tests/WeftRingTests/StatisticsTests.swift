@@ -13,6 +13,19 @@ import WeftRing
       ])
   }
 
+  @Test func queuesOfWorkers() throws {
+    let region = try region()
+    let reader = try region.reader()
+    #expect(reader.queues(worker: 0).isEmpty && reader.queues(worker: 1).isEmpty)
+    for interface: UInt32 in [3, 0, 3, 3] { region.worker(1).countQueue(interface) }
+    #expect(reader.queues(worker: 0).isEmpty)
+    #expect(reader.queues(worker: 1).map(\.interface) == [0, 3] && reader.queues(worker: 1).map(\.queues) == [1, 3])
+    region.worker(1).setQueues(3, 0)
+    #expect(reader.queues(worker: 1).map(\.interface) == [0])
+    // They count nothing that came in, and beyond the region there is nothing.
+    #expect(reader.interfaces().isEmpty && reader.queues(worker: 2).isEmpty && reader.queues(worker: .max).isEmpty)
+  }
+
   @Test func sumsOverWorkers() throws {
     let region = try region()
     let reader = try region.reader()

@@ -385,6 +385,25 @@ WEFT_INLINE int weft_attach_filter(int socket, const struct sock_filter *_Nonnul
   return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
+/// Loads an eBPF program for sockets; `log` as with weft_load_xdp. Its descriptor, or -1 with errno.
+WEFT_INLINE int weft_load_socket_program(
+    const struct bpf_insn *_Nonnull code, int count, char *_Nullable log, unsigned int logBytes) {
+  static const char license[] = "Apache-2.0";
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
+  attributes.insn_cnt = (uint32_t)count;
+  attributes.insns = (uint64_t)(uintptr_t)code;
+  attributes.license = (uint64_t)(uintptr_t)license;
+  memcpy(attributes.prog_name, "weft_fanout", 12);
+  if (log) {
+    attributes.log_buf = (uint64_t)(uintptr_t)log;
+    attributes.log_size = logBytes;
+    attributes.log_level = 1;
+  }
+  return (int)weft_bpf(BPF_PROG_LOAD, &attributes, sizeof attributes);
+}
+
 /// Loads an eBPF program for traffic control. Its descriptor, or -1 with errno.
 WEFT_INLINE int weft_load_classifier(const struct bpf_insn *_Nonnull code, int count) {
   static const char license[] = "Apache-2.0";
