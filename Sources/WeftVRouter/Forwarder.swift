@@ -173,6 +173,7 @@ public final class Forwarder {
       if now &- lastLook > 1_000_000_000 {
         lastLook = now
         ports.followQueues()
+        ports.settleSpares()
       }
       programmer.commitIfDue()
       programmer.settlePolicers(now: now)

@@ -55,7 +55,7 @@ final class PortManager: PortProvider {
   init(workers: [Worker], logger: Logger) throws(SystemError) {
     self.workers = workers
     self.logger = logger
-    background = try Background(threads: 4)
+    background = try Background(threads: 48)
     load = Array(repeating: 0, count: workers.count)
     takesUDPSegmentation = kernelRelease() >= (6, 2)
     for node in Set(workers.map(\.node)) {
@@ -319,6 +319,9 @@ final class PortManager: PortProvider {
 
   // MARK: for the control thread
 
+  /// Once a second.
+  func settleSpares() { for spare in spares.values { spare.settle() } }
+
   /// Puts mail to all workers and waits until all have read it.
   /// False where that takes too long.
   @discardableResult
@@ -352,8 +355,9 @@ final class PortManager: PortProvider {
   func closeAll() {
     for id in ports.keys { ports[id]?.isStarted = false }
     for id in Array(ports.keys) { close(id) }
-    spares = [:]
+    for spare in spares.values { spare.closeAll() }
     background.finish()
+    spares = [:]
   }
 }
 

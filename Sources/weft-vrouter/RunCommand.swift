@@ -1,4 +1,6 @@
 import ArgumentParser
+import CCloser
+import Glibc
 import Logging
 import WeftRing
 import WeftVRouter
@@ -89,6 +91,11 @@ struct RunCommand: ParsableCommand {
       handler.logLevel = logLevel.level
       return handler
     }
+    let logger = Logger(label: "weft-vrouter")
+    // Now: there is one thread still, and little memory.
+    if weft_start_closer() < 0 {
+      logger.warning("no closer: should the forwarder be killed, its end takes long (\(String(cString: strerror(errno))))")
+    }
     var limits = TableLimits()
     limits.interfaces = maxInterfaces
     limits.vrfs = maxVrfs
@@ -101,7 +108,7 @@ struct RunCommand: ParsableCommand {
       socket: socket, cores: cores?.numbers ?? Array(ForwarderSettings.allowedCores.prefix(1)), idle: idle,
       spinMicroseconds: spin, limits: limits, errorsPerSecond: icmpErrors)
     let forwarder: Forwarder
-    do { forwarder = try Forwarder(settings: settings, logger: Logger(label: "weft-vrouter")) } catch {
+    do { forwarder = try Forwarder(settings: settings, logger: logger) } catch {
       throw CommandFailure("cannot start: \(error)")
     }
     forwarder.run()
