@@ -2,10 +2,14 @@
 #include "CCloser.h"
 
 #include <errno.h>
+#include <linux/bpf.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -17,16 +21,29 @@
 enum { HELPERS = 48, MOST = 1 << 20 };
 
 // What is closed when.
-enum phase { FIRST, UNIX_SOCKETS, PACKET_SOCKETS, PHASES, NONE };
+enum phase { FIRST, UNIX_SOCKETS, LAST, PHASES, NONE };
+
+static int is_xdp_link(int descriptor) {
+  struct bpf_link_info info = {0};
+  union bpf_attr attributes = {.info = {.bpf_fd = (uint32_t)descriptor, .info_len = sizeof info, .info = (uintptr_t)&info}};
+  // Of a program or a map this has other fields: those have no link's type in their descriptor's name.
+  char path[32], name[64] = "";
+  snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+  ssize_t length = readlink(path, name, sizeof name - 1);
+  if (length < 0 || strstr(name, "bpf") == NULL || strstr(name, "link") == NULL) return 0;
+  return syscall(SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &attributes, sizeof attributes) == 0 && info.type == BPF_LINK_TYPE_XDP;
+}
 
 static enum phase phase_of(int descriptor) {
   struct stat status;
   if (fstat(descriptor, &status) != 0) return NONE;
-  if (!S_ISSOCK(status.st_mode)) return FIRST;
+  // TAP queues (and /dev/null, which takes no time).
+  if (S_ISCHR(status.st_mode)) return FIRST;
+  if (!S_ISSOCK(status.st_mode)) return is_xdp_link(descriptor) ? FIRST : LAST;
   int family = 0;
   socklen_t size = sizeof family;
-  if (getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &family, &size) != 0) return FIRST;
-  return family == AF_UNIX ? UNIX_SOCKETS : family == AF_PACKET ? PACKET_SOCKETS : FIRST;
+  if (getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &family, &size) != 0) return LAST;
+  return family == AF_UNIX ? UNIX_SOCKETS : family == AF_XDP ? FIRST : LAST;
 }
 
 static pid_t split(void) { return (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0); }

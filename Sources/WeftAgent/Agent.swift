@@ -1,7 +1,7 @@
+import Glibc
 import Logging
 import Synchronization
 import WeftAPI
-import WeftNetlink
 import WeftRing
 import WeftWire
 
@@ -14,7 +14,6 @@ public actor Agent {
   private nonisolated let executor = ThreadExecutor(name: "weft-ring")
   public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
-  private let netlink: Netlink
   let planner: Planner
   private var channel: RingClient?
   private var underlay = Underlay()
@@ -43,10 +42,9 @@ public actor Agent {
     var givenUp: String?
   }
 
-  public init(_ configuration: AgentConfiguration, store: Store, netlink: Netlink, logger: Logger) throws(APIError) {
+  public init(_ configuration: AgentConfiguration, store: Store, logger: Logger) throws(APIError) {
     self.configuration = configuration
     self.store = store
-    self.netlink = netlink
     self.logger = logger
     let identifiers = Planner.identifiers(configuration)
     // New entries get their numbers before old ones are retired: a number means one thing until a sweep.
@@ -339,11 +337,9 @@ public actor Agent {
   /// What an attachment is to be in the forwarder.
   private func prepare(_ record: AttachmentRecord) throws -> Installed {
     guard channel != nil else { throw unavailable() }
-    let link: Link?
-    do { link = try netlink.link(named: record.hostInterface) } catch {
-      throw APIError(.internalError, "cannot look at host interface \(record.hostInterface): \(error)")
-    }
-    guard let link else {
+    // Not by rtnetlink, which waits for whoever changes interfaces; after a restart that is the forwarder, for each port.
+    let index = if_nametoindex(record.hostInterface)
+    guard index != 0 else {
       throw APIError(
         .hostInterfaceMissing, "host interface \(record.hostInterface) of attachment \(record.id) does not exist")
     }
@@ -358,7 +354,7 @@ public actor Agent {
         "network \(record.network) with a subnet of \(record.addresses.map(\.description).joined(separator: ", ")) is "
           + "not in the configuration any more")
     }
-    return Installed(state: state, index: link.index)
+    return Installed(state: state, index: index)
   }
 
   /// Takes an attachment out of the forwarder. False: something of it may be left, until a replay has swept it.

@@ -148,6 +148,12 @@ public final class RingServer {
 
   deinit { if isBound { _ = unsafe unlink(path) } }
 
+  /// Removes the socket's file, for a process that exits without deinitialising.
+  public func end() {
+    if isBound { _ = unsafe unlink(path) }
+    isBound = false
+  }
+
   /// What a forwarder that was killed had is being closed when its successor starts, the socket last of all that the
   /// latter could find in use: it is waited for.
   private static func makeWay(_ path: String) throws(SystemError) {

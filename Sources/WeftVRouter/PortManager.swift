@@ -409,10 +409,7 @@ func onNode<T, Failure: Error>(_ node: Int, _ body: () throws(Failure) -> T) thr
   return try body()
 }
 
-func linkIsUp(_ device: String) -> Bool {
-  guard let netlink = try? Netlink() else { return false }
-  return (try? netlink.link(named: device))??.isRunning ?? false
-}
+func linkIsUp(_ device: String) -> Bool { weft_link_running(device) != 0 }
 
 private func kernelRelease() -> (Int, Int) {
   var name = utsname()

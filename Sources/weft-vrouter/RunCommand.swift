@@ -93,7 +93,8 @@ struct RunCommand: ParsableCommand {
     }
     let logger = Logger(label: "weft-vrouter")
     // Now: there is one thread still, and little memory.
-    if weft_start_closer() < 0 {
+    let hasCloser = weft_start_closer() > 0
+    if !hasCloser {
       logger.warning("no closer: should the forwarder be killed, its end takes long (\(String(cString: strerror(errno))))")
     }
     var limits = TableLimits()
@@ -111,7 +112,9 @@ struct RunCommand: ParsableCommand {
     do { forwarder = try Forwarder(settings: settings, logger: logger) } catch {
       throw CommandFailure("cannot start: \(error)")
     }
-    forwarder.run()
+    forwarder.run(leavesPorts: hasCloser)
+    // Without deinitialising, which would close one socket after the other.
+    if hasCloser { withExtendedLifetime(forwarder) { Glibc.exit(0) } }
   }
 }
 

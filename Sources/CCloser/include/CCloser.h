@@ -10,6 +10,6 @@
 /// has none of the forwarder's memory and does nothing else.
 ///
 /// Unix sockets are closed after all that a next forwarder could find in use (TAP queues, AF_XDP sockets, programs), and
-/// before packet sockets, which several processes may have: when the socket at which clients ask does not answer any
+/// before packet sockets and pods' programs, of which several processes may have some: when the socket at which clients ask does not answer any
 /// more, a next forwarder may start.
 int weft_start_closer(void);
