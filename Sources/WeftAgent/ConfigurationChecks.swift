@@ -105,7 +105,8 @@ extension AgentConfiguration {
         let block = AddressRange(prefix)
         if subnet.range != AddressRange(subnet.prefix), subnet.range.overlaps(block) {
           throw ConfigurationError(
-            path: what(place), "\(prefix) overlaps the range \(subnet.range) that this node gives out in \(member.name)")
+            path: what(place),
+            "\(prefix) overlaps the range \(subnet.range) that this node gives out in \(member.name)")
         }
         if prefix.length == prefix.address.width, prefix.address == subnet.gateway {
           throw ConfigurationError(path: what(place), "\(prefix) is the gateway of \(subnet.prefix)")

@@ -95,7 +95,8 @@ struct RunCommand: ParsableCommand {
     // Now: there is one thread still, and little memory.
     let hasCloser = weft_start_closer() > 0
     if !hasCloser {
-      logger.warning("no closer: should the forwarder be killed, its end takes long (\(String(cString: strerror(errno))))")
+      let reason = String(cString: strerror(errno))
+      logger.warning("no closer (\(reason)): this forwarder's end will take long")
     }
     var limits = TableLimits()
     limits.interfaces = maxInterfaces
