@@ -10,12 +10,9 @@ RATE = 10_000
 
 
 def cpu_seconds(pid):
-    """CPU time of all threads since they began, to the nanosecond."""
-    total = 0
-    for file in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):
-            total += int(file.read_text().split()[0])
-    return total / 1e9
+    """CPU time of all threads, also of those that have ended, to a tick (10 ms)."""
+    words = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / measures.TICK
 
 
 def shares_of_core(pids, seconds):
