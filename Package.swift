@@ -57,6 +57,8 @@ let package = Package(
   targets: [
     // C: headers of the kernel and of libraries, static inline atomics, CRC, checksum and prefetch; no logic.
     .target(name: "CLinux", cSettings: [.unsafeFlags(["-O3"] + machine)]),
+    // C: the process that closes a dead forwarder's descriptors, many at once.
+    .target(name: "CCloser", cSettings: [.unsafeFlags(["-O2"])]),
     .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
     .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
 
@@ -107,7 +109,7 @@ let package = Package(
     .executableTarget(
       name: "weft-vrouter",
       dependencies: [
-        "WeftVRouter", "WeftForwarding", "WeftRing", "WeftWire",
+        "WeftVRouter", "WeftForwarding", "WeftRing", "WeftWire", "CCloser",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ],

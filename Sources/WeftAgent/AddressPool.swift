@@ -44,7 +44,18 @@ struct AddressPool: Sendable {
 
   /// It is one of those that are given out.
   func offers(_ address: IPAddress) -> Bool {
-    subnet.range.contains(address) && !excluded.contains { $0.contains(address.number) }
+    subnet.range.contains(address) && block(of: address.number) == nil
+  }
+
+  /// The excluded block that holds an address: there may be thousands of blocks.
+  private func block(of number: UInt128) -> ClosedRange<UInt128>? {
+    var low = 0
+    var high = excluded.count
+    while low < high {
+      let middle = (low + high) / 2
+      if excluded[middle].upperBound < number { low = middle + 1 } else { high = middle }
+    }
+    return low < excluded.count && excluded[low].contains(number) ? excluded[low] : nil
   }
 
   func isUsed(_ address: IPAddress) -> Bool { used.contains(address) }
@@ -65,7 +76,7 @@ struct AddressPool: Sendable {
     var candidate = last.map { $0.number &+ 1 } ?? range.lowerBound
     while true {
       if !range.contains(candidate) { candidate = range.lowerBound }
-      if let block = excluded.first(where: { $0.contains(candidate) }) {
+      if let block = block(of: candidate) {
         candidate = block.upperBound &+ 1
         continue
       }

@@ -1,7 +1,7 @@
+import Glibc
 import Logging
 import Synchronization
 import WeftAPI
-import WeftNetlink
 import WeftRing
 import WeftWire
 
@@ -14,7 +14,6 @@ public actor Agent {
   private nonisolated let executor = ThreadExecutor(name: "weft-ring")
   public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
-  private let netlink: Netlink
   let planner: Planner
   private var channel: RingClient?
   private var underlay = Underlay()
@@ -43,10 +42,9 @@ public actor Agent {
     var givenUp: String?
   }
 
-  public init(_ configuration: AgentConfiguration, store: Store, netlink: Netlink, logger: Logger) throws(APIError) {
+  public init(_ configuration: AgentConfiguration, store: Store, logger: Logger) throws(APIError) {
     self.configuration = configuration
     self.store = store
-    self.netlink = netlink
     self.logger = logger
     let identifiers = Planner.identifiers(configuration)
     // New entries get their numbers before old ones are retired: a number means one thing until a sweep.
@@ -143,8 +141,8 @@ public actor Agent {
     var rest = commands[...]
     do {
       while !rest.isEmpty {
-        // Small batches: opening an interface's port takes a while, and the watchdog is to see progress.
-        let batch = Array(rest.prefix(64))
+        // Opening an interface's port takes a while, and the watchdog is to see progress.
+        let batch = Self.batch(rest)
         rest = rest.dropFirst(batch.count)
         shared.withLock { $0.waitingSince = UnderlayWatcher.now() }
         results += try channel.apply(batch)
@@ -160,6 +158,16 @@ public actor Agent {
       throw error
     }
     return results
+  }
+
+  /// The first commands of these: at most 2,048, and of those that open a port 64.
+  private static func batch(_ commands: ArraySlice<Command>) -> [Command] {
+    var ports = 0
+    return Array(
+      commands.prefix(2048).prefix {
+        if case .setInterface = $0 { ports += 1 }
+        return ports <= 64
+      })
   }
 
   private static func refusals(_ results: [Result<Void, Refusal>]) -> [Refusal] {
@@ -185,8 +193,7 @@ public actor Agent {
         problem = problem ?? refusal.description
         if command == commands[0] { throw refusal }
       }
-      var failed: [AttachmentRecord] = []
-      for record in records where try install(record) != nil { failed.append(record) }
+      let failed = try install(records)
       for refusal in Self.refusals(try apply([.sweep(generation: generation), .barrier])) {
         logger.error("the forwarder refused to sweep", metadata: ["reason": "\(refusal)"])
         problem = problem ?? refusal.description
@@ -289,13 +296,50 @@ public actor Agent {
     } catch let error as APIError { return error.reason }
   }
 
-  func installOrThrow(_ record: AttachmentRecord) throws {
-    guard channel != nil else { throw unavailable() }
-    let link: Link?
-    do { link = try netlink.link(named: record.hostInterface) } catch {
-      throw APIError(.internalError, "cannot look at host interface \(record.hostInterface): \(error)")
+  /// All of them in one go: a replay of many waits for the forwarder once, not once for each. Those that are not in it.
+  private func install(_ records: [AttachmentRecord]) throws -> [AttachmentRecord] {
+    var failed: [AttachmentRecord] = []
+    var prepared: [(record: AttachmentRecord, installed: Installed, commands: [Command])] = []
+    for record in records {
+      do {
+        let state = try prepare(record)
+        if let there = installed[record.id], there.index != state.index { try uninstall(record.id) }
+        prepared.append((record, state, state.state.commands(replacing: installed[record.id]?.state ?? .init())))
+      } catch is APIError { failed.append(record) }
     }
-    guard let link else {
+    let results = try apply(prepared.flatMap(\.commands))
+    var position = 0
+    for (record, state, commands) in prepared {
+      let own = Array(results[position..<position + commands.count])
+      position += commands.count
+      installed[record.id] = state
+      guard !Self.refusals(own).isEmpty else { continue }
+      try uninstall(record.id)
+      failed.append(record)
+    }
+    return failed
+  }
+
+  func installOrThrow(_ record: AttachmentRecord) throws {
+    let new = try prepare(record)
+    if let there = installed[record.id], there.index != new.index { try uninstall(record.id) }
+    let commands = new.state.commands(replacing: installed[record.id]?.state ?? ForwarderState())
+    guard !commands.isEmpty else { return }
+    let results: [Result<Void, Refusal>]
+    do throws(RingError) { results = try apply(commands + [.barrier]) } catch { throw unavailable() }
+    installed[record.id] = new
+    if let refusal = Self.refusals(results).first {
+      try uninstall(record.id)
+      throw APIError(.forwarderRefused, "the forwarder refused attachment \(record.id): \(refusal)")
+    }
+  }
+
+  /// What an attachment is to be in the forwarder.
+  private func prepare(_ record: AttachmentRecord) throws -> Installed {
+    guard channel != nil else { throw unavailable() }
+    // Not by rtnetlink, which waits for whoever changes interfaces; after a restart that is the forwarder, for each port.
+    let index = if_nametoindex(record.hostInterface)
+    guard index != 0 else {
       throw APIError(
         .hostInterfaceMissing, "host interface \(record.hostInterface) of attachment \(record.id) does not exist")
     }
@@ -310,17 +354,7 @@ public actor Agent {
         "network \(record.network) with a subnet of \(record.addresses.map(\.description).joined(separator: ", ")) is "
           + "not in the configuration any more")
     }
-    if let there = installed[record.id], there.index != link.index { try uninstall(record.id) }
-    let commands = state.commands(replacing: installed[record.id]?.state ?? ForwarderState())
-    guard !commands.isEmpty else { return }
-    let results: [Result<Void, Refusal>]
-    do throws(RingError) { results = try apply(commands + [.barrier]) } catch { throw unavailable() }
-    if let refusal = Self.refusals(results).first {
-      installed[record.id] = Installed(state: state, index: link.index)
-      try uninstall(record.id)
-      throw APIError(.forwarderRefused, "the forwarder refused attachment \(record.id): \(refusal)")
-    }
-    installed[record.id] = Installed(state: state, index: link.index)
+    return Installed(state: state, index: index)
   }
 
   /// Takes an attachment out of the forwarder. False: something of it may be left, until a replay has swept it.

@@ -33,7 +33,7 @@ public struct AgentProgram: Sendable {
     let store = try Store(configuration)
     let netlink = try Netlink()
     let monitor = try NetlinkMonitor()
-    agent = try Agent(configuration, store: store, netlink: netlink, logger: logger)
+    agent = try Agent(configuration, store: store, logger: logger)
     interface = HTTPInterface(agent: agent, logger: logger)
     watcher = UnderlayWatcher(configuration, netlink: netlink, monitor: monitor, logger: logger)
   }

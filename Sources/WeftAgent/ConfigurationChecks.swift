@@ -3,6 +3,12 @@ import WeftWire
 
 // What several entries of a configuration say of each other.
 
+/// A prefix in a network.
+private struct PeerPrefix: Hashable {
+  var network: String
+  var prefix: IPPrefix
+}
+
 extension AgentConfiguration {
   func checkNetworks() throws(ConfigurationError) {
     for (index, network) in networks.enumerated() {
@@ -30,6 +36,8 @@ extension AgentConfiguration {
   }
 
   func checkPeers() throws(ConfigurationError) {
+    /// Behind which peer a prefix is.
+    var owners: [PeerPrefix: Int] = [:]
     for (index, peer) in peers.enumerated() {
       let path = "peers[\(index)]"
       if peer.name == node {
@@ -53,11 +61,13 @@ extension AgentConfiguration {
           throw ConfigurationError(path: "\(path).address", "\(peer.address) is \(earlier.name)'s already")
         }
       }
-      for number in peer.networks.indices { try checkPeerNetwork(index, number) }
+      for number in peer.networks.indices { try checkPeerNetwork(index, number, &owners) }
     }
   }
 
-  private func checkPeerNetwork(_ index: Int, _ number: Int) throws(ConfigurationError) {
+  private func checkPeerNetwork(
+    _ index: Int, _ number: Int, _ owners: inout [PeerPrefix: Int]
+  ) throws(ConfigurationError) {
     let peer = peers[index]
     let member = peer.networks[number]
     let path = "peers[\(index)].networks[\(number)]"
@@ -73,33 +83,45 @@ extension AgentConfiguration {
         path: "\(path).\(member.macs.isEmpty ? "router-mac" : "macs")",
         "goes with encapsulation vxlan; \(network.name) is \(network.encapsulation.name)")
     }
-    for (place, prefix) in member.prefixes.enumerated() {
-      let what =
-        place < member.subnets.count
+    let prefixes = member.prefixes
+    func what(_ place: Int) -> String {
+      place < member.subnets.count
         ? "\(path).subnets[\(place)]" : "\(path).pods[\(place - member.subnets.count)]"
-      if member.prefixes[..<place].contains(prefix) {
-        throw ConfigurationError(path: what, "\(prefix) stands here twice")
+    }
+    var seen: Set<IPPrefix> = []
+    /// Subnets of which this peer takes some, with the first place that does.
+    var touched: [Int: Int] = [:]
+    for (place, prefix) in prefixes.enumerated() {
+      guard seen.insert(prefix).inserted else {
+        throw ConfigurationError(path: what(place), "\(prefix) stands here twice")
       }
-      let earlier = peers[..<index].first { other in
-        other.networks.contains { $0.name == member.name && $0.prefixes.contains(prefix) }
+      if let earlier = owners[PeerPrefix(network: member.name, prefix: prefix)] {
+        throw ConfigurationError(
+          path: what(place), "\(prefix) of \(member.name) is behind \(peers[earlier].name) already")
       }
-      if let earlier {
-        throw ConfigurationError(path: what, "\(prefix) of \(member.name) is behind \(earlier.name) already")
-      }
-      for subnet in network.subnets where subnet.prefix.contains(prefix) && subnet.prefix != prefix {
+      for (position, subnet) in network.subnets.enumerated()
+      where subnet.prefix.contains(prefix) && subnet.prefix != prefix {
         // Where a range was given it is this node's; the whole prefix is only what is left.
         let block = AddressRange(prefix)
         if subnet.range != AddressRange(subnet.prefix), subnet.range.overlaps(block) {
           throw ConfigurationError(
-            path: what, "\(prefix) overlaps the range \(subnet.range) that this node gives out in \(member.name)")
+            path: what(place),
+            "\(prefix) overlaps the range \(subnet.range) that this node gives out in \(member.name)")
         }
         if prefix.length == prefix.address.width, prefix.address == subnet.gateway {
-          throw ConfigurationError(path: what, "\(prefix) is the gateway of \(subnet.prefix)")
+          throw ConfigurationError(path: what(place), "\(prefix) is the gateway of \(subnet.prefix)")
         }
-        let pool = AddressPool(subnet: subnet, elsewhere: addressesElsewhere(network, subnet))
-        if pool.capacity == 0 {
-          throw ConfigurationError(path: what, "\(prefix) leaves this node no address of \(subnet.prefix) to give out")
-        }
+        if touched[position] == nil { touched[position] = place }
+      }
+    }
+    for prefix in seen { owners[PeerPrefix(network: member.name, prefix: prefix)] = index }
+    for (position, place) in touched.sorted(by: { $0.value < $1.value }) {
+      let subnet = network.subnets[position]
+      // What peers before it and this one take together.
+      let pool = AddressPool(subnet: subnet, elsewhere: addressesElsewhere(network, subnet))
+      if pool.capacity == 0 {
+        throw ConfigurationError(
+          path: what(place), "\(prefixes[place]) leaves this node no address of \(subnet.prefix) to give out")
       }
     }
     for (place, mac) in member.macs.enumerated() {

@@ -12,7 +12,9 @@ struct ForwarderLink: Service {
 
   /// A forwarder that answers nothing for so long is given up, and asked for a new channel.
   private static let patience: UInt64 = 5_000_000_000
-  private static let firstPause = 100
+  /// Between attempts to connect, ms. A new socket in its folder ends a pause, and the next one is the first again: a
+  /// forwarder that comes is found at once, one that stays away costs nothing.
+  private static let firstPause = 2
   private static let longestPause = 1000
 
   init(agent: Agent, socket: String, logger: Logger) {
@@ -31,7 +33,10 @@ struct ForwarderLink: Service {
   private func loop() async {
     var pause = Self.firstPause
     var said = ""
+    var folder: FolderWatch?
     while !Task.isCancelled {
+      // Before the attempt: what comes after it is noticed. The folder may be new too.
+      if folder == nil { folder = FolderWatch(folderOf: socket) }
       do {
         let channel = try RingClient.connect(path: socket, role: .agent)
         pause = Self.firstPause
@@ -43,8 +48,11 @@ struct ForwarderLink: Service {
         said = error.description
         await agent.disconnected(nil, reason: error.description)
       }
-      try? await Task.sleep(for: .milliseconds(pause))
-      pause = min(pause * 2, Self.longestPause)
+      // Whoever watches the first milliseconds of a forwarder finds a socket that does not listen yet.
+      let isNews = folder?.wait(milliseconds: min(pause, 250)) ?? false
+      if folder == nil { try? await Task.sleep(for: .milliseconds(pause)) }
+      if folder?.isGone == true { folder = nil }
+      pause = isNews ? Self.firstPause : min(pause * 2, Self.longestPause)
     }
   }
 

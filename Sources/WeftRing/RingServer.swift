@@ -136,13 +136,7 @@ public final class RingServer {
     listener = try Descriptor(
       socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0),
       "make", "Unix socket")
-    if unsafe access(path, F_OK) == 0 {
-      if let probe = try? UnixSocket.connect(path: path) {
-        _ = consume probe
-        throw SystemError("bind", "\(path) (another forwarder answers there)", code: EADDRINUSE)
-      }
-      _ = unsafe unlink(path)
-    }
+    try Self.makeWay(path)
     let old = umask(0o177)
     defer { umask(old) }
     unsafe try UnixSocket.withAddress(path) { address, length throws(SystemError) in
@@ -153,6 +147,29 @@ public final class RingServer {
   }
 
   deinit { if isBound { _ = unsafe unlink(path) } }
+
+  /// Removes the socket's file, for a process that exits without deinitialising.
+  public func end() {
+    if isBound { _ = unsafe unlink(path) }
+    isBound = false
+  }
+
+  /// What a forwarder that was killed had is being closed when its successor starts, the socket last of all that the
+  /// latter could find in use: it is waited for.
+  private static func makeWay(_ path: String) throws(SystemError) {
+    guard unsafe access(path, F_OK) == 0 else { return }
+    let end = weft_monotonic_ns() + patience
+    while let probe = try? UnixSocket.connect(path: path) {
+      _ = consume probe
+      guard weft_monotonic_ns() < end else {
+        throw SystemError("bind", "\(path) (another forwarder answers there)", code: EADDRINUSE)
+      }
+      usleep(2000)
+    }
+    _ = unsafe unlink(path)
+  }
+
+  private static let patience: UInt64 = 2_000_000_000
 
   /// A client that connected, waiting for its hello; nil when there is none.
   public func accept() -> Descriptor? {

@@ -21,10 +21,9 @@ public struct Descriptor: ~Copyable, Sendable {
     try Descriptor(eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK)), "make", "eventfd")
   }
 
-  /// An eventfd of which `drain` takes one signal at a time, so that each signal wakes one of several threads.
-  public static func counter() throws(SystemError) -> Descriptor {
-    let flags = Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK) | Int32(EFD_SEMAPHORE)
-    return try Descriptor(eventfd(0, flags), "make", "eventfd")
+  /// An eventfd of which `drain` takes one signal at a time and waits for it: each signal wakes one of several threads.
+  public static func semaphore() throws(SystemError) -> Descriptor {
+    try Descriptor(eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_SEMAPHORE)), "make", "eventfd")
   }
 
   /// An eventfd: wakes who waits for it.

@@ -158,8 +158,9 @@ public final class Forwarder {
       signalfd(-1, &set, Int32(SFD_CLOEXEC) | Int32(SFD_NONBLOCK)), "make", "signalfd")
   }
 
-  /// Serves until SIGTERM or SIGINT.
-  public func run() {
+  /// Serves until SIGTERM or SIGINT. `leavesPorts`: the process is to exit at once, and somebody closes its descriptors
+  /// faster than it could (`weft_start_closer`): the next forwarder does not have to wait for that.
+  public func run(leavesPorts: Bool = false) {
     weft_name_thread("control")
     var stopping = false
     var lastLook: UInt64 = 0
@@ -199,6 +200,7 @@ public final class Forwarder {
       if now &- lastLook > 1_000_000_000 {
         lastLook = now
         ports.followQueues()
+        ports.settleSpares()
       }
       programmer.commitIfDue()
       programmer.settlePolicers(now: now)
@@ -211,7 +213,11 @@ public final class Forwarder {
     logger.info("stopping")
     for worker in workers { worker.stop() }
     sessions.removeAll()
-    ports.closeAll()
+    if leavesPorts {
+      server.end()
+    } else {
+      ports.closeAll()
+    }
   }
 
   private static let maximumNewcomers = 64

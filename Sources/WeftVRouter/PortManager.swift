@@ -67,7 +67,7 @@ final class PortManager: PortProvider {
     self.ownerSeed = ownerSeed
     nodeMemory = memory
     self.logger = logger
-    background = try Background(threads: 4)
+    background = try Background(threads: 48)
     load = Array(repeating: 0, count: workers.count)
     takesUDPSegmentation = kernelRelease() >= (6, 2)
     for node in Set(workers.map(\.node)) {
@@ -337,6 +337,9 @@ final class PortManager: PortProvider {
 
   // MARK: for the control thread
 
+  /// Once a second.
+  func settleSpares() { for spare in spares.values { spare.settle() } }
+
   /// Puts mail to all workers and waits until all have read it.
   /// False where that takes too long.
   @discardableResult
@@ -370,8 +373,9 @@ final class PortManager: PortProvider {
   func closeAll() {
     for id in ports.keys { ports[id]?.isStarted = false }
     for id in Array(ports.keys) { close(id) }
-    spares = [:]
+    for spare in spares.values { spare.closeAll() }
     background.finish()
+    spares = [:]
   }
 }
 
@@ -402,10 +406,7 @@ private final class Leftovers: Sendable {
   }
 }
 
-func linkIsUp(_ device: String) -> Bool {
-  guard let netlink = try? Netlink() else { return false }
-  return (try? netlink.link(named: device))??.isRunning ?? false
-}
+func linkIsUp(_ device: String) -> Bool { weft_link_running(device) != 0 }
 
 private func kernelRelease() -> (Int, Int) {
   var name = utsname()

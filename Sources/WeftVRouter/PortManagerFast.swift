@@ -21,7 +21,7 @@ extension PortManager {
     for queue in 0..<min(workers.count, Ethtool.transmitQueues(interface.device)) {
       let worker = (first + queue) % workers.count
       do throws(SystemError) {
-        let opened = try onNode(workers[worker].node) { () throws(SystemError) in
+        let opened = try nodeMemory.on(workers[worker].node) { () throws(SystemError) in
           FastQueue(
             try XDPTransmitter(device: interface.device, kernelIndex: kernelIndex, queue: queue, frames: frames))
         }

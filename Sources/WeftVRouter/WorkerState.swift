@@ -25,6 +25,9 @@ struct WorkerState: ~Copyable {
   }
 
   private var slots: [Slot] = []
+  /// Slots that nobody uses, and those of each interface: a node may have a thousand.
+  private var freeSlots: [Int] = []
+  private var slotsOfInterface: [UInt32: [Int]] = [:]
   /// Slots that had frames of late.
   private var hot: [Int] = []
   /// Keeps the queues alive.
@@ -91,8 +94,9 @@ struct WorkerState: ~Copyable {
   }
 
   private mutating func add(_ slot: Slot) -> Int {
-    let number = slots.firstIndex { $0.isFree } ?? slots.count
+    let number = freeSlots.popLast() ?? slots.count
     if number == slots.count { slots.append(slot) } else { slots[number] = slot }
+    slotsOfInterface[slot.interface, default: []].append(number)
     // What came before it was watched is found at once.
     wake(number, hasError: false)
     return number
@@ -102,11 +106,12 @@ struct WorkerState: ~Copyable {
   mutating func remove(_ interface: UInt32) -> [Int32] {
     outputs[Int(interface)] = nil
     var descriptors: [Int32] = []
-    for number in slots.indices where !slots[number].isFree && slots[number].interface == interface {
+    for number in slotsOfInterface.removeValue(forKey: interface) ?? [] {
       if let packets = slots[number].packets { descriptors.append(packets.pointee.descriptor) }
       if let tap = slots[number].tap { descriptors.append(tap.pointee.descriptor) }
       if let xdp = slots[number].xdp { descriptors.append(xdp.pointee.descriptor) }
       slots[number] = Slot()
+      freeSlots.append(number)
       packetQueues[number] = nil
       tapQueues[number] = nil
       xdpQueues[number] = nil

@@ -1,4 +1,6 @@
 import ArgumentParser
+import CCloser
+import Glibc
 import Logging
 import WeftRing
 import WeftVRouter
@@ -89,6 +91,13 @@ struct RunCommand: ParsableCommand {
       handler.logLevel = logLevel.level
       return handler
     }
+    let logger = Logger(label: "weft-vrouter")
+    // Now: there is one thread still, and little memory.
+    let hasCloser = weft_start_closer() > 0
+    if !hasCloser {
+      let reason = String(cString: strerror(errno))
+      logger.warning("no closer (\(reason)): this forwarder's end will take long")
+    }
     var limits = TableLimits()
     limits.interfaces = maxInterfaces
     limits.vrfs = maxVrfs
@@ -103,10 +112,12 @@ struct RunCommand: ParsableCommand {
       wakeLatencyMicroseconds: wakeLatency.microseconds, limits: limits, errorsPerSecond: icmpErrors,
       topology: chosen.topology)
     let forwarder: Forwarder
-    do { forwarder = try Forwarder(settings: settings, logger: Logger(label: "weft-vrouter")) } catch {
+    do { forwarder = try Forwarder(settings: settings, logger: logger) } catch {
       throw CommandFailure("cannot start: \(error)")
     }
-    forwarder.run()
+    forwarder.run(leavesPorts: hasCloser)
+    // Without deinitialising, which would close one socket after the other.
+    if hasCloser { withExtendedLifetime(forwarder) { Glibc.exit(0) } }
   }
 }
 

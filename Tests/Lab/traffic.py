@@ -7,18 +7,22 @@ tcp-send ADDRESS PORT BYTES SEED [BYTES-PER-SECOND]
 udp-echo ADDRESS PORT             send each datagram back
 udp-burst ADDRESS PORT COUNT SIZE  numbered datagrams as fast as can be, of SIZE bytes and the last shorter
 udp-collect ADDRESS PORT COUNT    take them; a JSON line with how many were right, and how many super-frames there were
+udp-count ADDRESS PORT            take numbered datagrams until standard input ends; a JSON line with which were missing
+udp-numbers ADDRESS PORT RATE     send numbered datagrams until standard input ends; a JSON line with how many
 udp-sizes ADDRESS PORT FROM TO    a datagram of each size and its echo compared; a JSON line with what went wrong
 """
 import hashlib
 import json
 import os
 import random
+import select
 import socket
 import sys
 import threading
 import time
 
 BLOCK = 1 << 18
+SO_RCVBUFFORCE = 33
 
 
 def family(address):
@@ -152,8 +156,45 @@ def udp_collect(address, port, count):
     say(arrived=len(numbers), in_order=numbers == sorted(set(numbers)), wrong=wrong, super_frames=supers)
 
 
+def input_ended():
+    return bool(select.select([sys.stdin], [], [], 0)[0])
+
+
+def udp_count(address, port):
+    server = socket.socket(family(address), socket.SOCK_DGRAM)
+    server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+    server.bind((address, port))
+    say(listening=port)
+    seen, twice = set(), 0
+    while not input_ended():
+        # In time with the sender; what waits meanwhile has room.
+        time.sleep(0.02)
+        while True:
+            try:
+                number = int.from_bytes(server.recv(64, socket.MSG_DONTWAIT), "big")
+            except BlockingIOError:
+                break
+            twice += number in seen
+            seen.add(number)
+    last = max(seen, default=-1)
+    say(received=len(seen), last=last, twice=twice, missing=sorted(set(range(last + 1)) - seen)[:10])
+
+
+def udp_numbers(address, port, rate):
+    client = socket.socket(family(address), socket.SOCK_DGRAM)
+    client.connect((address, port))
+    began, number = time.monotonic(), 0
+    while not input_ended():
+        while number <= (time.monotonic() - began) * rate:
+            client.send(number.to_bytes(8, "big"))
+            number += 1
+        time.sleep(0.002)
+    say(sent=number)
+
+
 if __name__ == "__main__":
     command, address, *numbers = sys.argv[1:]
     commands = {"tcp-serve": tcp_serve, "tcp-send": tcp_send, "udp-echo": udp_echo, "udp-sizes": udp_sizes,
-                "udp-burst": udp_burst, "udp-collect": udp_collect}
+                "udp-burst": udp_burst, "udp-collect": udp_collect, "udp-count": udp_count,
+                "udp-numbers": udp_numbers}
     commands[command](address, *(int(number) for number in numbers))

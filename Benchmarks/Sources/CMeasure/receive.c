@@ -102,7 +102,10 @@ static void count(const struct tpacket3_hdr *packet, struct traffic_counts *coun
     }
   }
   uint64_t time = (uint64_t)packet->tp_sec * 1000000000u + packet->tp_nsec;
-  if (counts->packets == 0) counts->first = time;
+  if (counts->packets == 0)
+    counts->first = time;
+  else if (time > counts->last && time - counts->last > counts->longest_gap)
+    counts->longest_gap = time - counts->last;
   counts->last = time;
   counts->packets += packets;
   counts->bytes += bytes;

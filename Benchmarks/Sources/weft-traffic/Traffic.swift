@@ -76,8 +76,8 @@ struct Receive: ParsableCommand {
     for _ in 0..<4 { traffic_count(receiver, 5, &counts) }
     let seconds = Double(counts.last - counts.first) / 1e9
     say(
-      "{\"packets\": \(counts.packets), \"bytes\": \(counts.bytes), \"missed\": \(counts.missed), \"seconds\": \(seconds)}"
-    )
+      "{\"packets\": \(counts.packets), \"bytes\": \(counts.bytes), \"missed\": \(counts.missed), \"seconds\": \(seconds), "
+        + "\"longest-gap\": \(Double(counts.longest_gap) / 1e9)}")
   }
 }
 

@@ -436,3 +436,14 @@ WEFT_INLINE int weft_seal(int fd) { return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK 
 
 /// Accepts a connection, close-on-exec and non-blocking; -1 with errno.
 WEFT_INLINE int weft_accept(int listener) { return accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
+
+/// 1 where an interface is up and has a carrier (IFF_RUNNING). Unlike rtnetlink it waits for nobody who changes interfaces.
+static inline int weft_link_running(const char *_Nonnull name) {
+  struct ifreq request = {0};
+  int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (descriptor < 0) return 0;
+  strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+  int known = ioctl(descriptor, SIOCGIFFLAGS, &request) == 0;
+  close(descriptor);
+  return known && (request.ifr_flags & IFF_RUNNING) != 0;
+}

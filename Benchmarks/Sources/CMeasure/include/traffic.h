@@ -51,6 +51,8 @@ struct traffic_counts {
   uint64_t missed;
   /// CLOCK_MONOTONIC, ns: of the first and the last packet, to a millisecond.
   uint64_t first, last;
+  /// The longest time between two packets, ns.
+  uint64_t longest_gap;
 };
 
 struct traffic_receiver;
