@@ -14,7 +14,7 @@ public actor Agent {
   private nonisolated let executor = ThreadExecutor(name: "weft-ring")
   public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
-  private let netlink: Netlink
+  let netlink: Netlink
   let planner: Planner
   private var channel: RingClient?
   private var underlay = Underlay()
@@ -28,8 +28,8 @@ public actor Agent {
 
   private struct Installed {
     var state: ForwarderState
-    /// The kernel's index of the host interface: another one is another interface, whatever its name.
-    var index: UInt32
+    /// Another one is another interface, whatever its name.
+    var place: InterfacePlace
   }
 
   /// What may be asked for while the core is busy.
@@ -291,14 +291,7 @@ public actor Agent {
 
   func installOrThrow(_ record: AttachmentRecord) throws {
     guard channel != nil else { throw unavailable() }
-    let link: Link?
-    do { link = try netlink.link(named: record.hostInterface) } catch {
-      throw APIError(.internalError, "cannot look at host interface \(record.hostInterface): \(error)")
-    }
-    guard let link else {
-      throw APIError(
-        .hostInterfaceMissing, "host interface \(record.hostInterface) of attachment \(record.id) does not exist")
-    }
+    let place = try place(of: record)
     let identifiers = Store.identifiers(of: record.id)
     let numbers = try store.numbers(identifiers)
     guard let interface = numbers[identifiers[0]], let nexthop = numbers[identifiers[1]],
@@ -310,17 +303,17 @@ public actor Agent {
         "network \(record.network) with a subnet of \(record.addresses.map(\.description).joined(separator: ", ")) is "
           + "not in the configuration any more")
     }
-    if let there = installed[record.id], there.index != link.index { try uninstall(record.id) }
+    if let there = installed[record.id], there.place != place { try uninstall(record.id) }
     let commands = state.commands(replacing: installed[record.id]?.state ?? ForwarderState())
     guard !commands.isEmpty else { return }
     let results: [Result<Void, Refusal>]
     do throws(RingError) { results = try apply(commands + [.barrier]) } catch { throw unavailable() }
     if let refusal = Self.refusals(results).first {
-      installed[record.id] = Installed(state: state, index: link.index)
+      installed[record.id] = Installed(state: state, place: place)
       try uninstall(record.id)
       throw APIError(.forwarderRefused, "the forwarder refused attachment \(record.id): \(refusal)")
     }
-    installed[record.id] = Installed(state: state, index: link.index)
+    installed[record.id] = Installed(state: state, place: place)
   }
 
   /// Takes an attachment out of the forwarder. False: something of it may be left, until a replay has swept it.

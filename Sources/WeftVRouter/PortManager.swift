@@ -16,7 +16,7 @@ final class PortManager: PortProvider {
     var kernelIndex: UInt32
     var capabilities: PortCapabilities
     var packetQueues: [(worker: Int, queue: Queue<PacketReceiver>)] = []
-    var tapQueue: (worker: Int, queue: Queue<TapPort>)?
+    var tap: TapDevice?
     var xdp: XDPPort?
     var guardian: Guardian?
     var isStarted = false
@@ -42,10 +42,11 @@ final class PortManager: PortProvider {
   private var load: [Int]
   private(set) var takesUDPSegmentation: Bool
 
-  /// Ports of kind af_xdp that could not be opened anew, as they were; and those that are being closed, by the kernel's
-  /// index.
+  /// Ports of kinds af_xdp and tap that could not be opened anew, as they were; and those that are being closed, by the
+  /// kernel's index.
   var lost: [UInt32: Port] = [:]
   var ending: [UInt32: Acknowledgement] = [:]
+  var endingTaps: [TapPlace: Acknowledgement] = [:]
   /// Why those in `lost` could not be, as it has been said.
   var complaints: [UInt32: String] = [:]
 
@@ -68,10 +69,12 @@ final class PortManager: PortProvider {
   func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
     if let vlan = interface.vlan { return try openVLAN(interface, vlan) }
     if let old = ports[interface.id] {
-      let fits =
-        interface.port == .xdp
-        ? fitsXDP(interface, old)
-        : PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
+      let fits: Bool
+      switch interface.port {
+      case .xdp: fits = fitsXDP(interface, old)
+      case .tap: fits = fitsTap(interface, old)
+      default: fits = PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
+      }
       if !isStale(interface), fits {
         ports[interface.id]?.configuration = interface
         if interface.addresses != old.configuration.addresses, var port = ports[interface.id] {
@@ -83,15 +86,16 @@ final class PortManager: PortProvider {
         }
         return old.capabilities
       }
-      // A queue has one AF_XDP socket, and an interface one program: the old ones go first.
-      if old.xdp != nil {
+      // A queue has one AF_XDP socket, and an interface one program, or one who has its queues: the old ones go first.
+      let isFirst = old.xdp != nil || old.tap != nil
+      if isFirst {
         close(interface.id)
         keepLost(old)
       }
       var new = try make(interface)
       new.vlans = old.vlans
       new.fabricVLANs = old.fabricVLANs
-      if old.xdp == nil { close(interface.id) }
+      if !isFirst { close(interface.id) }
       keep(new)
       do throws(SystemError) { try selectVLANs(interface.id) } catch {
         logger.error("frames with tags do not come in by \(interface.device): \(error)")
@@ -112,9 +116,10 @@ final class PortManager: PortProvider {
   }
 
   /// Closed to be opened anew: what is needed for that.
-  private func keepLost(_ port: Port) {
+  func keepLost(_ port: Port) {
     var port = port
     port.xdp = nil
+    port.tap = nil
     port.guardian = nil
     port.isStarted = false
     lost[port.configuration.id] = port
@@ -123,11 +128,19 @@ final class PortManager: PortProvider {
   private func keep(_ port: Port) {
     ports[port.configuration.id] = port
     lost[port.configuration.id] = nil
-    byKernelIndex[port.kernelIndex] = port.configuration.id
-    for (worker, _) in port.packetQueues { load[worker] += 1 }
-    if let tap = port.tapQueue { load[tap.worker] += 1 }
-    for (worker, _) in port.xdp?.sockets ?? [] { load[worker] += 1 }
+    // Another namespace counts for itself.
+    if port.tap == nil { byKernelIndex[port.kernelIndex] = port.configuration.id }
+    count(port, 1)
   }
+
+  /// Its queues, in or out of the workers' load.
+  private func count(_ port: Port, _ change: Int) {
+    for (worker, _) in port.packetQueues { load[worker] += change }
+    for (worker, _) in port.tap?.queues ?? [] { load[worker] += change }
+    for (worker, _) in port.xdp?.sockets ?? [] { load[worker] += change }
+  }
+
+  func setUp(_ id: UInt32, _ isUp: Bool) { ports[id]?.isUp = isUp }
 
   private func make(_ interface: InterfaceConfiguration) throws(Refusal) -> Port {
     do throws(SystemError) {
@@ -179,17 +192,10 @@ final class PortManager: PortProvider {
     return port
   }
 
-  private func makeTap(_ interface: InterfaceConfiguration) throws(SystemError) -> Port {
-    let tap = try TapPort(interface: interface.id, device: interface.device)
-    let capabilities = PortCapabilities(takesVirtio: true, takesUDPSegmentation: tap.takesUDPSegmentation)
-    var port = Port(
-      configuration: interface, kernelIndex: KernelInterface.index(interface.device), capabilities: capabilities,
-      isUp: linkIsUp(interface.device))
-    port.tapQueue = (leastLoaded(), Queue(tap))
-    return port
-  }
-
   func leastLoaded() -> Int { load.indices.min { load[$0] < load[$1] } ?? 0 }
+
+  /// So many different ones.
+  func leastLoaded(_ count: Int) -> ArraySlice<Int> { load.indices.sorted { load[$0] < load[$1] }.prefix(count) }
 
   /// A receiver for one worker's node: one that is ready where its size fits, else made now.
   private func receiver(_ interface: InterfaceConfiguration, node: Int) throws(SystemError) -> Queue<PacketReceiver> {
@@ -205,7 +211,7 @@ final class PortManager: PortProvider {
     if let own = port.xdp?.sockets.first(where: { $0.worker == worker && $0.queue.source.pointee.sends }) {
       return .xdp(XDPSender(socket: own.queue.source))
     }
-    if let tap = port.tapQueue { return .tap(descriptor: tap.queue.source.pointee.descriptor) }
+    if let tap = port.tap { return .tap(descriptor: tap.output(worker: worker)) }
     return .packet(kernelIndex: port.kernelIndex)
   }
 
@@ -219,7 +225,7 @@ final class PortManager: PortProvider {
     for (index, worker) in workers.enumerated() {
       var mail: [Mail] = ([id] + port.vlans.keys).map { .output(interface: $0, output(port, index)) }
       mail += port.packetQueues.filter { $0.worker == index }.map { .receivePackets($0.queue) }
-      if let tap = port.tapQueue, tap.worker == index { mail.append(.receiveTap(tap.queue)) }
+      for (worker, queue) in port.tap?.queues ?? [] where worker == index { mail.append(.receiveTap(queue)) }
       for (worker, queue) in port.xdp?.sockets ?? [] where worker == index { mail.append(.receiveXDP(queue)) }
       worker.post(mail)
     }
@@ -230,19 +236,21 @@ final class PortManager: PortProvider {
     lost[id] = nil
     guard let port = ports.removeValue(forKey: id) else { return }
     if byKernelIndex[port.kernelIndex] == id { byKernelIndex[port.kernelIndex] = nil }
-    for (worker, _) in port.packetQueues { load[worker] -= 1 }
-    if let tap = port.tapQueue { load[tap.worker] -= 1 }
-    for (worker, _) in port.xdp?.sockets ?? [] { load[worker] -= 1 }
+    count(port, -1)
     if port.isStarted {
       settle(([id] + port.vlans.keys).map { .detach(interface: $0) })
     }
     // The kernel takes its time over a socket's end: not here.
     let leftovers = Leftovers(
-      packets: port.packetQueues.map(\.queue), tap: port.tapQueue?.queue, xdp: port.xdp, guardian: port.guardian)
-    let ended = port.xdp.flatMap { _ in try? Acknowledgement(workers: 1) }
+      packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, guardian: port.guardian)
+    let ended = port.xdp == nil && port.tap == nil ? nil : try? Acknowledgement(workers: 1)
     if port.xdp != nil {
       ending = ending.filter { !$0.value.wait(milliseconds: 0) }
       ending[port.kernelIndex] = ended
+    }
+    if let tap = port.tap {
+      endingTaps = endingTaps.filter { !$0.value.wait(milliseconds: 0) }
+      endingTaps[tap.place] = ended
     }
     background.run {
       leftovers.letGo()
@@ -253,12 +261,13 @@ final class PortManager: PortProvider {
   func state(_ id: UInt32) -> InterfaceState {
     if let parent = parents[id] { return InterfaceState(isUp: ports[parent]?.isUp ?? false, kernelIndex: 0) }
     guard let port = ports[id] else { return InterfaceState(isUp: false, kernelIndex: 0) }
-    return InterfaceState(isUp: port.isUp, kernelIndex: port.kernelIndex)
+    return InterfaceState(isUp: port.tap?.interface.isUp ?? port.isUp, kernelIndex: port.kernelIndex)
   }
 
   func isStale(_ interface: InterfaceConfiguration) -> Bool {
     if interface.vlan != nil { return parents[interface.id] == nil }
     guard let port = ports[interface.id] else { return true }
+    if let tap = port.tap { return !tap.isThere }
     return KernelInterface.index(interface.device) != port.kernelIndex
   }
 
@@ -380,20 +389,23 @@ final class Guardian: Sendable {
 
 /// What is left of a port, to be closed.
 private final class Leftovers: Sendable {
-  private let things: Mutex<(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?)>
+  private let packets: Mutex<[Queue<PacketReceiver>]>
+  private let tap: TapDevice?
   private let xdp: XDPPort?
   private let guardian: Guardian?
 
-  init(packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?, xdp: XDPPort?, guardian: Guardian?) {
+  init(packets: [Queue<PacketReceiver>], tap: TapDevice?, xdp: XDPPort?, guardian: Guardian?) {
+    self.packets = Mutex(packets)
+    self.tap = tap
     self.xdp = xdp
-    things = Mutex((packets, tap))
     self.guardian = guardian
   }
 
   func letGo() {
     guardian?.letGo()
     xdp?.letGo()
-    things.withLock { $0 = ([], nil) }
+    tap?.letGo()
+    packets.withLock { $0 = [] }
   }
 }
 

@@ -226,7 +226,8 @@ final class Worker: @unchecked Sendable {
         if token == Self.wakeToken {
           wake.drain()
         } else {
-          state.wake(Int(token), hasError: events[number].events & UInt32(EPOLLERR.rawValue | EPOLLHUP.rawValue) != 0)
+          let hasError = events[number].events & UInt32(EPOLLERR.rawValue | EPOLLHUP.rawValue) != 0
+          if let gone = state.wake(Int(token), hasError: hasError) { forget(gone) }
         }
       }
     }
@@ -249,7 +250,7 @@ final class Worker: @unchecked Sendable {
         let slot = state.add(xdp: queue)
         receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
       case .detach(let interface):
-        for descriptor in state.remove(interface) { _ = epoll_ctl(poller.raw, EPOLL_CTL_DEL, descriptor, nil) }
+        for descriptor in state.remove(interface) { forget(descriptor) }
       case .readFlows(let cursor, let limit, let answer):
         var records: [FlowRecord] = []
         let next = state.path.flows.dump(cursor: cursor, limit: limit) { records.append(flowRecord($0, index, now)) }
@@ -262,6 +263,8 @@ final class Worker: @unchecked Sendable {
       }
     }
   }
+
+  private func forget(_ descriptor: Int32) { _ = epoll_ctl(poller.raw, EPOLL_CTL_DEL, descriptor, nil) }
 
   private func receive(_ descriptor: Int32, _ slot: Int, _ interface: UInt32) {
     do { try watch(descriptor, UInt64(slot)) } catch {

@@ -84,7 +84,7 @@ struct WorkerState: ~Copyable {
     let number = slots.firstIndex { $0.isFree } ?? slots.count
     if number == slots.count { slots.append(slot) } else { slots[number] = slot }
     // What came before it was watched is found at once.
-    wake(number, hasError: false)
+    _ = wake(number, hasError: false)
     return number
   }
 
@@ -107,18 +107,21 @@ struct WorkerState: ~Copyable {
 
   mutating func setOutput(_ interface: UInt32, _ output: Output) { outputs[Int(interface)] = output }
 
-  /// The kernel says that a queue has frames, or an error.
-  mutating func wake(_ number: Int, hasError: Bool) {
-    guard slots.indices.contains(number), !slots[number].isFree else { return }
+  /// The kernel says that a queue has frames, or an error. Returns a descriptor that is not to be watched any more: it
+  /// would say the same for ever.
+  mutating func wake(_ number: Int, hasError: Bool) -> Int32? {
+    guard slots.indices.contains(number), !slots[number].isFree else { return nil }
     if hasError {
+      if let tap = slots[number].tap, tap.pointee.isGone { return tap.pointee.descriptor }
       slots[number].packets?.pointee.clearError()
       slots[number].tap?.pointee.clearError()
       slots[number].xdp?.pointee.clearError()
     }
     slots[number].quietRounds = 0
-    guard !slots[number].isHot else { return }
+    guard !slots[number].isHot else { return nil }
     slots[number].isHot = true
     hot.append(number)
+    return nil
   }
 
   // MARK: forwarding

@@ -84,6 +84,7 @@
 #endif
 
 static const unsigned long weft_TUNSETIFF = TUNSETIFF;
+static const unsigned long weft_TUNGETIFF = TUNGETIFF;
 static const unsigned long weft_TUNSETOFFLOAD = TUNSETOFFLOAD;
 static const unsigned long weft_TUNSETVNETHDRSZ = TUNSETVNETHDRSZ;
 static const unsigned long weft_TUNSETPERSIST = TUNSETPERSIST;
