@@ -27,7 +27,8 @@ extension PortSettings {
       guard kind == .tap else { throw node.error("is for ports of kind tap; set port to tap or remove it") }
       queues = UInt16(
         try node.integer(
-          0...Int(TapConfiguration.maximumQueues), "a number of queues, or 0 for one for each of the forwarder's workers"))
+          0...Int(TapConfiguration.maximumQueues),
+          "a number of queues, or 0 for one for each of the forwarder's workers"))
     }
     guard let node = mapping["xdp"] else { return }
     guard kind == .xdp else { throw node.error("is for ports of kind af_xdp; set port to af_xdp or remove it") }

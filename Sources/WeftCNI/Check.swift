@@ -28,7 +28,9 @@ extension Run {
           + checkRoutes(link, record?.routes ?? attachment?.routes ?? [], container)
       }
       if let name = record?.hostInterface ?? attachment?.hostInterface {
-        if isTap, link.alias != name { problems.append("\(link.name) does not have the alias \(name): it is another one") }
+        if isTap, link.alias != name {
+          problems.append("\(link.name) does not have the alias \(name): it is another one")
+        }
         if !isTap {
           problems += try kernel { () throws(NetlinkError) in try checkHostEnd(name, link, host) }
         }

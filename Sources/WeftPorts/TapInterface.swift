@@ -48,7 +48,8 @@ public final class TapInterface: Sendable {
     do throws(SystemError) {
       for _ in 0..<max(1, count) { queues.append(try openQueue(name, isMultiQueue: isMultiQueue)) }
       let socket = try Descriptor(
-        Glibc.socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0), "open", "a socket for \(name)")
+        Glibc.socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0), "open",
+        "a socket for \(name)")
       let index = KernelInterface.index(name)
       // Who removed it meanwhile has had another one of the name made, which goes with these queues.
       guard index != 0, there == nil || there?.index == index else {
@@ -93,7 +94,8 @@ public final class TapInterface: Sendable {
   private static func advice(_ code: Int32) -> String? {
     switch code {
     case EBUSY: "another process has it open, and it has a single queue: end that process, or use another name"
-    case EINVAL: "an interface of that name is there and is no TAP, or a TAP of another kind: remove it, or use another name"
+    case EINVAL:
+      "an interface of that name is there and is no TAP, or a TAP of another kind: remove it, or use another name"
     case E2BIG: "all of the queues that the kernel allows are taken"
     case EPERM: "it takes root or CAP_NET_ADMIN in the interface's network namespace"
     default: nil

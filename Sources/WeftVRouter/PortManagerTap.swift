@@ -136,7 +136,8 @@ extension PortManager {
       // Two that share the queues of one would each get a part of its flows.
       if let queues = link.tun?.queues, queues > 0 {
         throw NetlinkError(
-          "open", name, code: EBUSY, kernelText: "\(queues) of its queues are open already: end the process that has them")
+          "open", name, code: EBUSY,
+          kernelText: "\(queues) of its queues are open already: end the process that has them")
       }
       return TapInterface.Presence(index: link.index, isMultiQueue: link.tun?.isMultiQueue ?? true)
     } catch { throw SystemError(error) }
