@@ -138,7 +138,9 @@ let package = Package(
     .testTarget(name: "WeftRingTests", dependencies: ["WeftRing", "WeftWire", "CLinux"], swiftSettings: high),
     .testTarget(
       name: "WeftVRouterTests",
-      dependencies: ["WeftVRouter", "WeftForwarding", "WeftPorts", "WeftRing", "WeftTables", "WeftWire", "WeftSystem"],
+      dependencies: [
+        "WeftVRouter", "WeftForwarding", "WeftPorts", "WeftRing", "WeftTables", "WeftWire", "WeftSystem", "CLinux",
+      ],
       swiftSettings: high
     ),
     .testTarget(

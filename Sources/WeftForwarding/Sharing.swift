@@ -67,12 +67,15 @@ import WeftWire
     unsafe ports = .allocate(capacity: RxFrames.capacity)
   }
 
+  /// What owners of flows are found with, where `seed` is the forwarder's.
+  public static func ownerSeed(_ seed: UInt64) -> UInt64 { seed ^ 0x9E37_79B9_7F4A_7C15 }
+
   /// For worker `index` of those that `mesh` connects. All have one `seed`. `redirects`: the most keys of this worker
   /// whose flows live with others.
   public init(_ mesh: HandOverMesh, worker index: Int, redirects: Int, seed: UInt64) throws(SystemError) {
     let workers = mesh.workers
     let redirects = try RedirectTable(capacity: redirects, seed: seed)
-    owner = FlowOwner(index: index, workers: workers, seed: seed ^ 0x9E37_79B9_7F4A_7C15)
+    owner = FlowOwner(index: index, workers: workers, seed: Self.ownerSeed(seed))
     self.mesh = mesh
     isShared = workers > 1
     unsafe parts = .allocate(capacity: workers)

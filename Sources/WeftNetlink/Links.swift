@@ -36,6 +36,13 @@ public struct TunProperties: Hashable, Sendable {
   public var isMultiQueue: Bool
   /// Queues that somebody has open; known of those with several.
   public var queues: UInt32
+
+  public init(isTAP: Bool, isPersistent: Bool, isMultiQueue: Bool, queues: UInt32) {
+    self.isTAP = isTAP
+    self.isPersistent = isPersistent
+    self.isMultiQueue = isMultiQueue
+    self.queues = queues
+  }
 }
 
 /// A pair of veths to be made.

@@ -31,7 +31,16 @@ struct EBPFAssembler {
   mutating func add(_ register: UInt8, _ value: Int32) { step(0x07, register, 0, value) }
   mutating func add(_ register: UInt8, register other: UInt8) { step(0x0F, register, other) }
   mutating func and(_ register: UInt8, _ value: Int32) { step(0x57, register, 0, value) }
+  mutating func xor(_ register: UInt8, register other: UInt8) { step(0xAF, register, other) }
+  mutating func multiply(_ register: UInt8, _ value: Int32) { step(0x27, register, 0, value) }
+  mutating func multiply(_ register: UInt8, register other: UInt8) { step(0x2F, register, other) }
   mutating func shiftLeft(_ register: UInt8, _ value: Int32) { step(0x67, register, 0, value) }
+  mutating func shiftRight(_ register: UInt8, _ value: Int32) { step(0x77, register, 0, value) }
+  /// All 64 bits: two instructions.
+  mutating func setWide(_ register: UInt8, _ value: UInt64) {
+    step(0x18, register, 0, Int32(truncatingIfNeeded: value))
+    step(0, 0, 0, Int32(truncatingIfNeeded: value >> 32))
+  }
   /// What was loaded in network order, 16 or 32 bits, in the machine's.
   mutating func fromNetwork(_ register: UInt8, bits: Int32) { step(0xDC, register, 0, bits) }
 
@@ -40,6 +49,7 @@ struct EBPFAssembler {
   /// Packet bytes in host order into register 0.
   mutating func load16(_ offset: Int32) { step(0x28, 0, 0, offset) }
   mutating func load8(_ offset: Int32) { step(0x30, 0, 0, offset) }
+  mutating func load32(_ offset: Int32) { step(0x20, 0, 0, offset) }
   mutating func load16(indexedBy register: UInt8, _ offset: Int32) { step(0x48, 0, register, offset) }
   /// A 32-bit field of the context (`struct __sk_buff`, `struct xdp_md`) into register 0.
   mutating func loadContext(_ offset: Int16) { load32(0, from: 6, offset) }
@@ -53,6 +63,13 @@ struct EBPFAssembler {
   private mutating func load(_ opcode: UInt8, _ register: UInt8, _ base: UInt8, _ offset: Int16) {
     code.append(Step(opcode: opcode, destination: register, source: base, offset: offset))
   }
+
+  // MARK: the program's own memory: places below the frame pointer, register 10
+
+  mutating func store64(_ register: UInt8, at offset: Int16) {
+    code.append(Step(opcode: 0x7B, destination: 10, source: register, offset: offset))
+  }
+  mutating func load64(_ register: UInt8, at offset: Int16) { load(0x79, register, 10, offset) }
 
   // MARK: jumps
 

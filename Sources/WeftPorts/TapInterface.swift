@@ -114,6 +114,20 @@ public final class TapInterface: Sendable {
     unsafe weft_ioctl_ptr(queue, weft_TUNSETOFFLOAD, UnsafeMutableRawPointer(bitPattern: value)) == 0
   }
 
+  /// Has the kernel choose among the queues of an interface by a program (`TapSteering`), or with nil as it does by
+  /// itself: that by which a flow's packets were last sent. From any thread, by any of the queues.
+  public static func steer(queue: Int32, by code: [bpf_insn]?) throws(SystemError) {
+    var program: Int32 = -1
+    if let code {
+      program = unsafe weft_load_socket_filter(code, Int32(code.count))
+      guard program >= 0 else { throw SystemError("load", "a program that chooses queues") }
+    }
+    let status = unsafe weft_ioctl_ptr(queue, weft_TUNSETSTEERINGEBPF, &program)
+    let errorCode = errno
+    if program >= 0 { _ = close(program) }
+    guard status == 0 else { throw SystemError("attach", "a program that chooses queues", code: errorCode) }
+  }
+
   static func isGone(queue: Int32) -> Bool {
     var request = unsafe ifreq()
     return unsafe weft_ioctl_ptr(queue, weft_TUNGETIFF, &request) != 0

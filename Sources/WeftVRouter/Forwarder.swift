@@ -95,7 +95,7 @@ public final class Forwarder {
         try worker.start(wakers: workers.map(\.waker))
         started += 1
       }
-      ports = try PortManager(workers: workers, logger: logger)
+      ports = try PortManager(workers: workers, ownerSeed: Sharing.ownerSeed(seed), logger: logger)
       links = try NetlinkMonitor([.links])
     } catch {
       for worker in workers.prefix(started) { worker.stop() }

@@ -53,8 +53,12 @@ final class PortManager: PortProvider {
   private static let fabricSlots = 4096
   private static let spareCount = 16
 
-  init(workers: [Worker], logger: Logger) throws(SystemError) {
+  /// That of the workers' `FlowOwner`.
+  let ownerSeed: UInt64
+
+  init(workers: [Worker], ownerSeed: UInt64, logger: Logger) throws(SystemError) {
     self.workers = workers
+    self.ownerSeed = ownerSeed
     self.logger = logger
     background = try Background(threads: 4)
     load = Array(repeating: 0, count: workers.count)
@@ -261,7 +265,7 @@ final class PortManager: PortProvider {
   func state(_ id: UInt32) -> InterfaceState {
     if let parent = parents[id] { return InterfaceState(isUp: ports[parent]?.isUp ?? false, kernelIndex: 0) }
     guard let port = ports[id] else { return InterfaceState(isUp: false, kernelIndex: 0) }
-    return InterfaceState(isUp: port.tap?.interface.isUp ?? port.isUp, kernelIndex: port.kernelIndex)
+    return InterfaceState(isUp: port.tap?.isUp ?? port.isUp, kernelIndex: port.kernelIndex)
   }
 
   func isStale(_ interface: InterfaceConfiguration) -> Bool {

@@ -38,7 +38,12 @@ final class TapDevice: Sendable {
 
   /// The interface is there, and in the namespace that the path leads to. An open queue keeps a namespace alive whose
   /// pod has gone, so that this has to be looked after.
-  var isThere: Bool { interface.isUp != nil && isInPlace }
+  var isThere: Bool { !isGone && isInPlace }
+
+  private var isGone: Bool { parts.withLock { $0.allSatisfy { $0.queue.source.pointee.isGone } } }
+
+  /// One that was moved out of its namespace is up as far as anybody here can see.
+  var isUp: Bool { interface.isUp ?? !isGone }
 
   private var isInPlace: Bool {
     guard !path.isEmpty else { return true }
@@ -75,6 +80,7 @@ extension PortManager {
       (worker: worker, queue: Queue(TapPort(interface: configuration.id, queue: queue)))
     }
     let interface = opened.interface
+    if count > 1 { steer(opened.queues[0], queues: count, name) }
     let place = TapPlace(namespace: namespace, index: interface.index)
     var port = Port(
       configuration: configuration, kernelIndex: interface.index,
@@ -88,6 +94,18 @@ extension PortManager {
         "name": "\(name)", "netns": "\(settings.namespace.isEmpty ? "-" : settings.namespace)",
       ])
     return port
+  }
+
+  /// With a queue for each worker packets come to their flows' owners. With fewer they come by the queue that the flow's
+  /// packets were last sent by, and are handed over from there where that is not the owner's.
+  private func steer(_ queue: Int32, queues: Int, _ name: String) {
+    let isComplete = queues == workers.count
+    do throws(SystemError) {
+      try TapInterface.steer(
+        queue: queue, by: isComplete ? TapSteering.program(workers: queues, seed: ownerSeed) : nil)
+    } catch {
+      logger.info("the kernel chooses the queues of \(name) by itself: \(error)")
+    }
   }
 
   /// Opens queues of an interface that is in another namespace.
@@ -165,7 +183,7 @@ extension PortManager {
         keepLost(port)
         continue
       }
-      let isUp = tap.interface.isUp ?? false
+      let isUp = tap.isUp
       if isUp != port.isUp {
         setUp(id, isUp)
         changed.append((id, isUp))

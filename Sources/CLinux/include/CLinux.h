@@ -85,6 +85,7 @@
 
 static const unsigned long weft_TUNSETIFF = TUNSETIFF;
 static const unsigned long weft_TUNGETIFF = TUNGETIFF;
+static const unsigned long weft_TUNSETSTEERINGEBPF = TUNSETSTEERINGEBPF;
 static const unsigned long weft_TUNSETOFFLOAD = TUNSETOFFLOAD;
 static const unsigned long weft_TUNSETVNETHDRSZ = TUNSETVNETHDRSZ;
 static const unsigned long weft_TUNSETPERSIST = TUNSETPERSIST;
@@ -377,6 +378,19 @@ WEFT_INLINE int weft_run_program(int program, const void *_Nonnull frame, unsign
 WEFT_INLINE int weft_attach_filter(int socket, const struct sock_filter *_Nonnull code, int count) {
   struct sock_fprog program = {.len = (unsigned short)count, .filter = (struct sock_filter *)code};
   return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
+/// Loads an eBPF program that looks at a packet and answers a number. Its descriptor, or -1 with errno.
+WEFT_INLINE int weft_load_socket_filter(const struct bpf_insn *_Nonnull code, int count) {
+  static const char license[] = "Apache-2.0";
+  union bpf_attr attributes;
+  memset(&attributes, 0, sizeof attributes);
+  attributes.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
+  attributes.insn_cnt = (uint32_t)count;
+  attributes.insns = (uint64_t)(uintptr_t)code;
+  attributes.license = (uint64_t)(uintptr_t)license;
+  memcpy(attributes.prog_name, "weft", 5);
+  return (int)weft_bpf(BPF_PROG_LOAD, &attributes, sizeof attributes);
 }
 
 /// Loads an eBPF program for traffic control. Its descriptor, or -1 with errno.
