@@ -209,6 +209,26 @@ def test_many_streams(tap_lab, tap_pods, family):
 
 
 @families
+def test_flows_come_where_they_belong(tap_lab, tap_pods, family):
+    """With a queue for each worker, next to nothing of TCP between pods of a node has to be handed over."""
+    sender, receiver = tap_pods["one node"]
+
+    def workers():
+        return tap_lab.weft("n1", "status")["workers"]
+
+    def settled():
+        """Totals, once workers have told them."""
+        time.sleep(0.2)
+        return sum(one["handed-over"] for one in workers()), sum(one["packets"] for one in workers())
+
+    before = settled()
+    Transfer(sender, receiver, family, 8 << 20, streams=8).finish()
+    after = settled()
+    packets = after[1] - before[1]
+    assert packets > 1000 and after[0] - before[0] < packets / 20
+
+
+@families
 def test_gateway(tap_pods, family):
     for sender, _ in tap_pods.values():
         gateway = json.loads(sender.exec("ip", "-j", f"-{family}", "route", "show", "default").stdout)[0]["gateway"]

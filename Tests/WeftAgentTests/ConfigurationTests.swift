@@ -101,7 +101,7 @@ struct ConfigurationTests {
       "fabric.xdp.busy-poll-budget", "1 to 1024"
     ),
     ("{interface: weft-none0}", "{interface: a, port: tap}", "fabric.port", "packet or af_xdp"),
-    ("{interface: weft-none0}", "{interface: a, queues: 2}", "fabric.queues", "unknown"),
+    ("{interface: weft-none0}", "{interface: a, queues: 2}", "fabric.queues", "no key that is known"),
     ("node: node1", "node: node1\npods: {port: dpdk}", "pods.port", "packet or af_xdp or tap"),
     ("node: node1", "node: node1\npods: {queues: 2}", "pods.queues", "set port to tap"),
     ("node: node1", "node: node1\npods: {port: tap, queues: 257}", "pods.queues", "0 to 256"),
