@@ -29,9 +29,10 @@ def add_options(parser):
     parser.add_argument(
         "--contenders", metavar="NAME", nargs="+", choices=contenders.NAMES, default=contenders.NAMES,
         help="only these: " + ", ".join(contenders.NAMES))
-    for option, where in (("--port-kind", "to the fabric"), ("--pod-port-kind", "to pods")):
+    for option, where, kinds in (("--port-kind", "to the fabric", contenders.PORT_KINDS),
+                                 ("--pod-port-kind", "to pods", contenders.POD_PORT_KINDS)):
         parser.add_argument(
-            option, choices=contenders.PORT_KINDS, help=f"Weft's port {where} (the agent's default)")
+            option, choices=kinds, help=f"Weft's port {where} (the agent's default)")
     parser.add_argument("--no-install", action="store_true", help="compare with what is installed")
 
 

@@ -377,3 +377,4 @@ def all_contenders(cores, port_kind=None, pod_port_kind=None):
 NAMES = ("weft", "kernel", "ovs", "ovs-xdp", "ovs-dpdk", "testpmd", "c-loop")
 #: Kinds of Weft's ports that tools/bench wire can be asked for, and the agent's file then names.
 PORT_KINDS = ("packet", "af_xdp")
+POD_PORT_KINDS = PORT_KINDS + ("tap",)

@@ -7,7 +7,8 @@ public struct AttachmentRequest: Hashable, Sendable, Codable {
   public var containerID: String
   /// The interface's name inside the container, at most 15 bytes.
   public var interface: String
-  /// Absolute path of the container's network namespace. Kept for information; the agent never opens it.
+  /// Absolute path of the container's network namespace. The forwarder opens it
+  /// where the interface is a TAP interface, and the agent looks into it then.
   public var netns: String
   /// A network of the agent's configuration; nil: its default network.
   public var network: String?
@@ -78,6 +79,15 @@ public struct AttachmentRoute: Hashable, Sendable, Codable {
   }
 }
 
+/// What a container's interface that is a TAP interface is to be like.
+public struct AttachmentTap: Hashable, Sendable, Codable {
+  /// Queues that the forwarder will open: 0 is one for each of its workers. Unless it is 1 the interface has to allow
+  /// several (IFF_MULTI_QUEUE).
+  public var queues: Int
+
+  public init(queues: Int) { self.queues = queues }
+}
+
 /// A container's interface in a network, as the agent answers it.
 public struct Attachment: Hashable, Sendable, Codable {
   /// The virtual machine interface's (VMI) UUID, lower case.
@@ -86,8 +96,11 @@ public struct Attachment: Hashable, Sendable, Codable {
   public var interface: String
   public var netns: String
   public var network: String
-  /// The host's end: "weft" and the id's first 11 hexadecimal digits. The plugin makes it before it activates.
+  /// The host's end: "weft" and the id's first 11 hexadecimal digits. The plugin makes it before it activates. A TAP
+  /// interface has none: there it is what the forwarder calls the port, and the interface's alias.
   public var hostInterface: String
+  /// The interface is a TAP interface in the container's namespace, which the forwarder opens; nil: an end of a veth.
+  public var tap: AttachmentTap?
   /// The container's own MAC address.
   public var mac: MACAddress
   /// Bytes of IP packet that the container may send.
@@ -106,8 +119,9 @@ public struct Attachment: Hashable, Sendable, Codable {
     id: String, containerID: String, interface: String, netns: String, network: String, hostInterface: String,
     mac: MACAddress, mtu: Int, addresses: [AttachmentAddress], routes: [AttachmentRoute], dns: [IPAddress],
     state: AttachmentState, reason: String? = nil, podName: String? = nil, podNamespace: String? = nil,
-    podUID: String? = nil
+    podUID: String? = nil, tap: AttachmentTap? = nil
   ) {
+    self.tap = tap
     self.id = id
     self.containerID = containerID
     self.interface = interface
@@ -131,7 +145,7 @@ public struct Attachment: Hashable, Sendable, Codable {
     case containerID = "container-id"
     case interface, netns, network
     case hostInterface = "host-interface"
-    case mac, mtu, addresses, routes, dns, state, reason
+    case tap, mac, mtu, addresses, routes, dns, state, reason
     case podName = "pod-name"
     case podNamespace = "pod-namespace"
     case podUID = "pod-uid"

@@ -27,8 +27,8 @@ public actor Agent {
 
   private struct Installed {
     var state: ForwarderState
-    /// The kernel's index of the host interface: another one is another interface, whatever its name.
-    var index: UInt32
+    /// Another one is another interface, whatever its name.
+    var place: InterfacePlace
   }
 
   /// What may be asked for while the core is busy.
@@ -303,7 +303,7 @@ public actor Agent {
     for record in records {
       do {
         let state = try prepare(record)
-        if let there = installed[record.id], there.index != state.index { try uninstall(record.id) }
+        if let there = installed[record.id], there.place != state.place { try uninstall(record.id) }
         prepared.append((record, state, state.state.commands(replacing: installed[record.id]?.state ?? .init())))
       } catch is APIError { failed.append(record) }
     }
@@ -322,7 +322,7 @@ public actor Agent {
 
   func installOrThrow(_ record: AttachmentRecord) throws {
     let new = try prepare(record)
-    if let there = installed[record.id], there.index != new.index { try uninstall(record.id) }
+    if let there = installed[record.id], there.place != new.place { try uninstall(record.id) }
     let commands = new.state.commands(replacing: installed[record.id]?.state ?? ForwarderState())
     guard !commands.isEmpty else { return }
     let results: [Result<Void, Refusal>]
@@ -337,12 +337,7 @@ public actor Agent {
   /// What an attachment is to be in the forwarder.
   private func prepare(_ record: AttachmentRecord) throws -> Installed {
     guard channel != nil else { throw unavailable() }
-    // Not by rtnetlink, which waits for whoever changes interfaces; after a restart that is the forwarder, for each port.
-    let index = if_nametoindex(record.hostInterface)
-    guard index != 0 else {
-      throw APIError(
-        .hostInterfaceMissing, "host interface \(record.hostInterface) of attachment \(record.id) does not exist")
-    }
+    let place = try place(of: record)
     let identifiers = Store.identifiers(of: record.id)
     let numbers = try store.numbers(identifiers)
     guard let interface = numbers[identifiers[0]], let nexthop = numbers[identifiers[1]],
@@ -354,7 +349,7 @@ public actor Agent {
         "network \(record.network) with a subnet of \(record.addresses.map(\.description).joined(separator: ", ")) is "
           + "not in the configuration any more")
     }
-    return Installed(state: state, index: index)
+    return Installed(state: state, place: place)
   }
 
   /// Takes an attachment out of the forwarder. False: something of it may be left, until a replay has swept it.

@@ -36,12 +36,17 @@ public struct AttachmentRecord: Hashable, Sendable {
   public var reason: String?
   /// Seconds since 1970.
   public var created: Int64
+  /// The interface is a TAP interface of so many queues (0: one for each worker); nil: an end of a veth. It stays what
+  /// it was made as, whatever the configuration says later.
+  public var tapQueues: Int?
 
   public init(
     id: String, containerID: String, interface: String, netns: String, network: String, hostInterface: String,
     mac: MACAddress, addresses: [IPAddress], vmUUID: String, podName: String? = nil, podNamespace: String? = nil,
-    podUID: String? = nil, origin: Origin, isWanted: Bool, reason: String? = nil, created: Int64
+    podUID: String? = nil, origin: Origin, isWanted: Bool, reason: String? = nil, created: Int64,
+    tapQueues: Int? = nil
   ) {
+    self.tapQueues = tapQueues
     self.id = id
     self.containerID = containerID
     self.interface = interface
@@ -66,7 +71,7 @@ public struct AttachmentRecord: Hashable, Sendable {
 extension AttachmentRecord {
   static let columns = """
     id, container_id, interface, netns, network, host_interface, mac, vm_uuid, pod_name, pod_namespace, pod_uid, \
-    origin, wanted, reason, created
+    origin, wanted, reason, created, tap_queues
     """
 
   /// Without its addresses.
@@ -90,6 +95,7 @@ extension AttachmentRecord {
     isWanted = row["wanted"]
     reason = row["reason"]
     created = row["created"]
+    tapQueues = row["tap_queues"]
   }
 
   /// Those that a condition selects, oldest first, with their addresses.
@@ -117,10 +123,10 @@ extension AttachmentRecord {
 
   func insert(_ db: GRDB.Database) throws {
     try db.execute(
-      sql: "INSERT INTO attachment (\(Self.columns)) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      sql: "INSERT INTO attachment (\(Self.columns)) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       arguments: [
         id, containerID, interface, netns, network, hostInterface, mac.description, vmUUID, podName, podNamespace,
-        podUID, origin.rawValue, isWanted, reason, created,
+        podUID, origin.rawValue, isWanted, reason, created, tapQueues,
       ])
     for (position, address) in addresses.enumerated() {
       try db.execute(

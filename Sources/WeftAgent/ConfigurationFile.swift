@@ -75,7 +75,7 @@ extension AgentConfiguration {
     networks = []
     for node in try list.list() { networks.append(try VirtualNetwork(node)) }
     guard let only = networks.first else { throw list.error("holds no network") }
-    if let node = top["pods"] { pods = try PortSettings(node.mapping(PortSettings.keys)) }
+    if let node = top["pods"] { pods = try PortSettings(node.mapping(PortSettings.podKeys), PortSettings.podKinds) }
     peers = []
     for node in try top.items("peers") { peers.append(try Peer(node)) }
     if let node = top["default-network"] {
@@ -107,7 +107,7 @@ extension ConfigurationNode {
 
 extension Fabric {
   fileprivate init(_ node: ConfigurationNode) throws(ConfigurationError) {
-    let mapping = try node.mapping(["interface", "addresses", "mtu"] + PortSettings.keys)
+    let mapping = try node.mapping(["interface", "addresses", "mtu"] + PortSettings.fabricKeys)
     let name = try mapping.required("interface", "the name of the kernel's interface towards the underlay")
     interface = try name.text("an interface's name")
     guard Names.isInterface(interface) else {
@@ -126,7 +126,7 @@ extension Fabric {
       }
       self.addresses = addresses
     }
-    port = try PortSettings(mapping)
+    port = try PortSettings(mapping, PortSettings.fabricKinds)
     mtu = try mapping["mtu"]?.integer(576...65535, "an MTU in bytes")
   }
 }

@@ -2,20 +2,34 @@ import WeftRing
 
 /// How the forwarder opens kernel interfaces.
 public struct PortSettings: Hashable, Sendable {
-  /// `.packet` or `.xdp`.
+  /// `.packet` or `.xdp`; of pods also `.tap`.
   public var kind = PortKind.packet
   public var xdp = XDPConfiguration()
+  /// Of a TAP interface; 0: one for each worker of the forwarder.
+  public var queues: UInt16 = 1
 
   public init() {}
 }
 
 extension PortSettings {
-  static let keys = ["port", "xdp"]
-  private static let kinds = [PortKind.packet, .xdp]
+  static let fabricKeys = ["port", "xdp"]
+  static let podKeys = fabricKeys + ["queues"]
+  static let fabricKinds = [PortKind.packet, .xdp]
+  static let podKinds = fabricKinds + [.tap]
 
-  /// The keys `port` and `xdp` of a mapping.
-  init(_ mapping: ConfigurationMapping) throws(ConfigurationError) {
-    if let node = mapping["port"] { kind = try node.choice(Self.kinds, "a kind of port") { $0.name } }
+  /// How pods are opened whose interfaces are veths: those that somebody else made, or that are there from before.
+  var vethKind: PortKind { kind == .tap ? .packet : kind }
+
+  /// The keys of a mapping that are about ports.
+  init(_ mapping: ConfigurationMapping, _ kinds: [PortKind]) throws(ConfigurationError) {
+    if let node = mapping["port"] { kind = try node.choice(kinds, "a kind of port") { $0.name } }
+    if let node = mapping["queues"] {
+      guard kind == .tap else { throw node.error("is for ports of kind tap; set port to tap or remove it") }
+      queues = UInt16(
+        try node.integer(
+          0...Int(TapConfiguration.maximumQueues),
+          "a number of queues, or 0 for one for each of the forwarder's workers"))
+    }
     guard let node = mapping["xdp"] else { return }
     guard kind == .xdp else { throw node.error("is for ports of kind af_xdp; set port to af_xdp or remove it") }
     let settings = try node.mapping(["mode", "copy", "busy-poll", "busy-poll-budget"])

@@ -118,10 +118,17 @@ public struct Planner: Sendable {
     else { return nil }
     let vrf = number(Self.vrf(network.name))
     var state = ForwarderState()
+    let pods = configuration.pods
     var vif = InterfaceConfiguration(
-      id: interface, role: .virtual, port: configuration.pods.kind, device: record.hostInterface, mac: record.mac,
+      id: interface, role: .virtual, port: pods.vethKind, device: record.hostInterface, mac: record.mac,
       vrf: vrf, mtu: UInt16(clamping: configuration.mtu(of: network, fabricMTU: fabricMTU)))
-    vif.xdp = configuration.pods.xdp
+    if let queues = record.tapQueues {
+      vif.port = .tap
+      vif.tap = TapConfiguration(
+        queues: UInt16(clamping: queues), namespace: record.netns, name: record.interface)
+    } else {
+      vif.xdp = pods.xdp
+    }
     state.set(vif)
     state.set(NexthopConfiguration(id: nexthop, action: .encap(interface: interface, destinationMAC: record.mac)))
     for address in record.addresses {
@@ -162,6 +169,7 @@ extension AgentConfiguration {
       network: record.network, hostInterface: record.hostInterface, mac: record.mac,
       mtu: network.map { mtu(of: $0, fabricMTU: fabricMTU) } ?? fabricMTU, addresses: addresses, routes: routes,
       dns: network?.dns ?? [], state: record.state, reason: record.reason, podName: record.podName,
-      podNamespace: record.podNamespace, podUID: record.podUID)
+      podNamespace: record.podNamespace, podUID: record.podUID,
+      tap: record.tapQueues.map { AttachmentTap(queues: $0) })
   }
 }

@@ -39,6 +39,10 @@ enum Schema {
           CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
           """)
     }
+    migrator.registerMigration("2") { db in
+      // Queues of a TAP interface; NULL: a veth.
+      try db.execute(sql: "ALTER TABLE attachment ADD COLUMN tap_queues INTEGER")
+    }
     return migrator
   }
 }

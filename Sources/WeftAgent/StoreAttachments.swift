@@ -1,6 +1,7 @@
 import FoundationEssentials
 import GRDB
 import WeftAPI
+import WeftRing
 import WeftWire
 
 /// What is asked for; the store chooses the rest.
@@ -54,7 +55,7 @@ extension Store {
       db, where: "container_id = ? AND interface = ?", [new.containerID, new.interface]
     ).first {
       try check(there, against: new)
-      return (there, false)
+      return (try move(there, to: new.netns, db), false)
     }
     guard let network = configuration.network(new.network) else {
       throw APIError(
@@ -89,6 +90,8 @@ extension Store {
         id = UUID().uuidString.lowercased()
       }
     }
+    let tapQueues = new.origin == .cni && configuration.pods.kind == .tap ? Int(configuration.pods.queues) : nil
+    if tapQueues != nil { try checkNamespace(new.netns) }
     let addresses = try allocate(network, new.addresses, db, taken)
     let record = AttachmentRecord(
       id: id, containerID: new.containerID, interface: new.interface, netns: new.netns, network: network.name,
@@ -96,9 +99,29 @@ extension Store {
       addresses: addresses,
       vmUUID: new.vmUUID ?? Derived.podUUID(uid: new.podUID, containerID: new.containerID), podName: new.podName,
       podNamespace: new.podNamespace, podUID: new.podUID, origin: new.origin, isWanted: new.isWanted, reason: nil,
-      created: Int64(Date().timeIntervalSince1970))
+      created: Int64(Date().timeIntervalSince1970), tapQueues: tapQueues)
     try record.insert(db)
     return (record, true)
+  }
+
+  /// The forwarder finds a TAP interface by its namespace, which may be another one than when it was first asked for.
+  private func move(_ there: AttachmentRecord, to netns: String, _ db: GRDB.Database) throws -> AttachmentRecord {
+    guard there.tapQueues != nil, there.netns != netns else { return there }
+    try checkNamespace(netns)
+    try db.execute(sql: "UPDATE attachment SET netns = ? WHERE id = ?", arguments: [netns, there.id])
+    var record = there
+    record.netns = netns
+    return record
+  }
+
+  private func checkNamespace(_ netns: String) throws(APIError) {
+    let limit = TapConfiguration.maximumNamespaceBytes
+    guard netns.hasPrefix("/"), netns.utf8.count <= limit else {
+      throw APIError(
+        .badRequest,
+        "pods' interfaces are TAP interfaces here (pods.port of the agent's file): netns \"\(netns.short)\" must be an "
+          + "absolute path of at most \(limit) bytes")
+    }
   }
 
   private func check(_ there: AttachmentRecord, against new: NewAttachment) throws(APIError) {

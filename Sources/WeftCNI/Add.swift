@@ -34,6 +34,7 @@ extension Run {
     do throws(CNIError) {
       let mtu = try mtu(for: attachment)
       record.hostInterface = attachment.hostInterface
+      record.isTap = attachment.tap == nil ? nil : true
       record.network = attachment.network
       record.mac = attachment.mac
       record.mtu = mtu
@@ -41,15 +42,20 @@ extension Run {
       record.routes = attachment.routes
       // Before there is anything that a DEL would have to find.
       try records.write(record)
-      let made = try makeEnds(attachment, mtu, namespace, host, container)
+      var made = try makeEnds(attachment, mtu, namespace, host, container)
       do throws(CNIError) {
         if made.routes != attachment.routes {
           record.routes = made.routes
           try records.write(record)
         }
         try activate()
+        if attachment.tap != nil {
+          made.routes = try raiseTap(attachment, container)
+          record.routes = made.routes
+          try records.write(record)
+        }
       } catch {
-        _ = try? VethEnds.remove(attachment.hostInterface, host)
+        removeEnds(attachment, host, container)
         throw error
       }
       return AddResult(
@@ -135,6 +141,10 @@ extension Run {
     _ attachment: Attachment, _ mtu: Int, _ namespace: borrowing NetworkNamespace, _ host: Netlink, _ container: Netlink
   ) throws(CNIError) -> (hostMAC: MACAddress?, routes: [AttachmentRoute]) {
     do {
+      if let tap = attachment.tap {
+        try TapEnd.make(attachment, tap, mtu: mtu, namespace: namespace, container: container)
+        return (nil, [])
+      }
       // A run that was killed, for a container whose namespace is another now, may have left the host's end.
       if try VethEnds.remove(attachment.hostInterface, host) {
         log.log(.notice, "\(attachment.hostInterface), left by an earlier run, is removed")
@@ -143,7 +153,22 @@ extension Run {
     } catch {
       throw CNIError(
         .io, "cannot \(error)",
-        details: "while making \(key.interface) in \(netns) with \(attachment.hostInterface) as its other end")
+        details: "while making \(key.interface) in \(netns)"
+          + (attachment.tap == nil ? " with \(attachment.hostInterface) as its other end" : ", a TAP interface"))
+    }
+  }
+
+  private func raiseTap(_ attachment: Attachment, _ container: Netlink) throws(CNIError) -> [AttachmentRoute] {
+    do { return try TapEnd.raise(attachment, container: container) } catch {
+      throw CNIError(.io, "cannot \(error)", details: "while setting up \(key.interface) in \(netns)")
+    }
+  }
+
+  private func removeEnds(_ attachment: Attachment, _ host: Netlink, _ container: Netlink) {
+    if attachment.tap == nil {
+      _ = try? VethEnds.remove(attachment.hostInterface, host)
+    } else {
+      _ = try? TapEnd.remove(attachment.interface, alias: attachment.hostInterface, container: container)
     }
   }
 

@@ -16,15 +16,24 @@ extension Run {
     let attachment = try ask("tell about \(key)") { () throws(AgentFailure) in try agent.attachment(key) }
     let record = records.read(key)
 
+    let isTap = record?.isTap ?? (attachment?.tap != nil)
+
     var problems: [String] = []
+    var hasCarrier = true
     if let link = try kernel({ () throws(NetlinkError) in try container.link(named: key.interface) }) {
-      problems += checkLink(link, reported, mtu: reported.mtu ?? record?.mtu)
+      hasCarrier = link.isRunning
+      problems += checkLink(link, isTap ? "tun" : "veth", reported, mtu: reported.mtu ?? record?.mtu)
       problems += try kernel { () throws(NetlinkError) in
         try checkAddresses(link, reported.addresses, container)
           + checkRoutes(link, record?.routes ?? attachment?.routes ?? [], container)
       }
       if let name = record?.hostInterface ?? attachment?.hostInterface {
-        problems += try kernel { () throws(NetlinkError) in try checkHostEnd(name, link, host) }
+        if isTap, link.alias != name {
+          problems.append("\(link.name) does not have the alias \(name): it is another one")
+        }
+        if !isTap {
+          problems += try kernel { () throws(NetlinkError) in try checkHostEnd(name, link, host) }
+        }
       }
     } else {
       problems.append("\(key.interface) is not in \(netns)")
@@ -37,11 +46,16 @@ extension Run {
         .tryAgainLater, "the forwarder does not run: \(status.forwarder.reason ?? "no reason given")",
         details: "the agent at \(settings.agent) looks for it at \(status.forwarder.socket)")
     }
+    // Without a forwarder a TAP interface has no carrier; with one it must.
+    guard hasCarrier || !isTap else {
+      throw CNIError(
+        .checkFailed, "\(key.interface) has no carrier: the forwarder does not have it open", details: "of \(key)")
+    }
   }
 
-  private func checkLink(_ link: Link, _ reported: ReportedInterface, mtu: Int?) -> [String] {
+  private func checkLink(_ link: Link, _ kind: String, _ reported: ReportedInterface, mtu: Int?) -> [String] {
     var problems: [String] = []
-    if link.kind != "veth" { problems.append("\(link.name) is a \(link.kind ?? "physical link"), not a veth") }
+    if link.kind != kind { problems.append("\(link.name) is a \(link.kind ?? "physical link"), not a \(kind)") }
     if !link.isUp { problems.append("\(link.name) is down") }
     if let mac = reported.mac, link.mac != mac {
       problems.append("\(link.name) has MAC address \(link.mac?.description ?? "none"), not \(mac)")

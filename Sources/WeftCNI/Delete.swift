@@ -1,24 +1,32 @@
 import WeftNetlink
 
 extension Run {
-  /// DEL: the agent first, so that the forwarder lets go of the port before it disappears, then the veth. Whatever is
-  /// gone already is fine. Where the agent cannot be told, the veth goes all the same and a later run tells it.
+  /// DEL: the agent first, so that the forwarder lets go of the port before it disappears, then the interface. Whatever
+  /// is gone already is fine. Where the agent cannot be told, the interface goes all the same and a later run tells it.
   func delete() throws(CNIError) {
     let host = try kernel { () throws(NetlinkError) in try Netlink() }
     let wasMade = records.exists(key) || records.isBuried(key)
-    var hostInterface = records.read(key)?.hostInterface
+    let record = records.read(key)
+    var hostInterface = record?.hostInterface
+    var isTap = record?.isTap
     var failure: CNIError?
     do throws(CNIError) {
       if hostInterface == nil && !wasMade {
         // config-dir may have been lost, or be another.
-        hostInterface = try? agent.attachment(key)?.hostInterface
+        let attachment = try? agent.attachment(key)
+        hostInterface = attachment?.hostInterface
+        isTap = attachment.flatMap { $0.tap == nil ? nil : true }
       }
       try release(key)
     } catch {
       failure = error
     }
-    if hostInterface == nil { hostInterface = lookForHostEnd(host) }
-    if let hostInterface { try removeHostEnd(hostInterface, host) }
+    if hostInterface == nil { (hostInterface, isTap) = lookForEnds(host) }
+    if let hostInterface, isTap == true {
+      try removeTap(key.interface, hostInterface, netns: netns.isEmpty ? record?.netns ?? "" : netns)
+    } else if let hostInterface {
+      try removeHostEnd(hostInterface, host)
+    }
     if let failure {
       if wasMade {
         try records.bury(key)
@@ -33,11 +41,17 @@ extension Run {
   }
 
   /// By the container's end, as long as its namespace is there.
-  private func lookForHostEnd(_ host: Netlink) -> String? {
+  private func lookForEnds(_ host: Netlink) -> (name: String?, isTap: Bool?) {
     guard !netns.isEmpty, let namespace = try? NetworkNamespace(path: netns), !namespace.isCurrent,
       let container = try? Netlink(in: namespace)
-    else { return nil }
-    return try? VethEnds.hostEnd(of: key.interface, container: container, host: host)
+    else { return (nil, nil) }
+    if let alias = try? TapEnd.alias(of: key.interface, container: container) { return (alias, true) }
+    return (try? VethEnds.hostEnd(of: key.interface, container: container, host: host), nil)
+  }
+
+  func removeTap(_ interface: String, _ alias: String, netns: String) throws(CNIError) {
+    guard alias.hasPrefix(VethEnds.prefix) else { return }
+    try kernel { () throws(NetlinkError) in try TapEnd.remove(interface, alias: alias, netns: netns) }
   }
 
   func removeHostEnd(_ name: String, _ host: Netlink) throws(CNIError) {

@@ -12,6 +12,8 @@ struct Record: Hashable, Sendable, Codable {
   var netns: String
   /// From here on nil until the agent has answered.
   var hostInterface: String?
+  /// The interface is a TAP interface; nil: an end of a veth.
+  var isTap: Bool?
   var network: String?
   var mac: MACAddress?
   /// Bytes, as it was set.
@@ -25,6 +27,7 @@ struct Record: Hashable, Sendable, Codable {
     case containerID = "container-id"
     case interface, netns
     case hostInterface = "host-interface"
+    case isTap = "tap"
     case network, mac, mtu, addresses, routes
   }
 }

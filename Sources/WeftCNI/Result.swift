@@ -30,7 +30,9 @@ public struct AddResult: Sendable {
     var members = previous?.members ?? [:]
     members["cniVersion"] = .string(version.rawValue)
     var interfaces = previous?["interfaces"]?.elements ?? []
-    let containerIndex = Int64(interfaces.count + 1)
+    // A TAP interface has no other end that would be an interface.
+    let isTap = attachment.tap != nil
+    let containerIndex = Int64(interfaces.count + (isTap ? 0 : 1))
     var host: [String: JSON] = ["name": .string(attachment.hostInterface)]
     if let hostMAC { host["mac"] = .string(hostMAC.description) }
     var container: [String: JSON] = [
@@ -40,7 +42,7 @@ public struct AddResult: Sendable {
       host["mtu"] = .integer(Int64(mtu))
       container["mtu"] = .integer(Int64(mtu))
     }
-    interfaces += [.object(host), .object(container)]
+    interfaces += isTap ? [.object(container)] : [.object(host), .object(container)]
     members["interfaces"] = .array(interfaces)
 
     members["ips"] = .array(

@@ -40,22 +40,32 @@ extension Run {
     handOver()
     let recorded = Set(records.present())
     var hostInterfaces: [InterfaceKey: String] = [:]
+    /// Of TAP interfaces: where they are.
+    var namespaces: [InterfaceKey: String] = [:]
     var stale: Set<InterfaceKey> = []
     for attachment in known {
       let key = InterfaceKey(containerID: attachment.containerID, interface: attachment.interface)
       hostInterfaces[key] = attachment.hostInterface
+      if attachment.tap != nil { namespaces[key] = attachment.netns }
       if !recorded.contains(key), !isNamespace(attachment.netns) { stale.insert(key) }
     }
     for key in recorded {
       let record = records.read(key)
       if record == nil || record?.configuration == configuration.name { stale.insert(key) }
       if let name = record?.hostInterface { hostInterfaces[key] = name }
+      if record?.isTap == true { namespaces[key] = record?.netns }
     }
     var failures: [CNIError] = []
     for key in stale.subtracting(valid).sorted(by: { $0.description < $1.description }) {
       do throws(CNIError) {
         try release(key)
-        if let name = hostInterfaces[key] { try removeHostEnd(name, host) }
+        if let name = hostInterfaces[key] {
+          if let netns = namespaces[key] {
+            try removeTap(key.interface, name, netns: netns)
+          } else {
+            try removeHostEnd(name, host)
+          }
+        }
         records.remove(key)
         log.log(.notice, "\(key) is no longer valid and removed")
       } catch {

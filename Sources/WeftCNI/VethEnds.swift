@@ -29,17 +29,10 @@ enum VethEnds {
         throw Failure(description: "\(attachment.interface) is gone from the container as soon as it was made")
       }
       try silence(outer, host)
-      let name = attachment.interface
-      if attachment.addresses.contains(where: { !$0.address.address.isV4 }) {
-        try namespace.run { try prepareIPv6(name) }
-      }
-      for entry in attachment.addresses {
-        try container.addAddress(
-          entry.address.address, prefixLength: entry.address.prefixLength, interface: inner.index)
-      }
+      try ContainerEnd.setAddresses(attachment, namespace, container, inner.index)
       try host.changeLink(index: outer.index, LinkChange(isUp: true))
       try container.changeLink(index: inner.index, LinkChange(isUp: true))
-      return (outer.mac, try setRoutes(attachment, container, inner.index))
+      return (outer.mac, try ContainerEnd.setRoutes(attachment, container, inner.index))
     } catch {
       _ = try? remove(attachment.hostInterface, host)
       throw error
@@ -57,25 +50,8 @@ enum VethEnds {
     for (key, value) in [
       ("ipv4/conf/\(link.name)/arp_ignore", "8"), ("ipv4/conf/\(link.name)/rp_filter", "0"),
       ("ipv4/conf/\(link.name)/forwarding", "0"), ("ipv6/conf/\(link.name)/disable_ipv6", "1"),
-    ] { try set("net/" + key, value) }
+    ] { try ContainerEnd.set("net/" + key, value) }
     try disableARP(link.name)
-  }
-
-  /// A pod's addresses are known to be unique: its link-local one does not wait either. Routers are not looked for: the
-  /// routes are set, and an advertisement could only come from another container.
-  private static func prepareIPv6(_ name: String) throws {
-    for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")] {
-      try set("net/ipv6/conf/\(name)/\(key)", value)
-    }
-  }
-
-  /// A setting that the kernel does not have needs none: it was built or started without that protocol.
-  private static func set(_ key: String, _ value: String) throws {
-    do throws(NetlinkError) {
-      try Sysctl.write(key, value)
-    } catch {
-      if error.code != ENOENT { throw error }
-    }
   }
 
   /// IFF_NOARP: the host's kernel makes nothing of ARP that comes in there (net/ipv4/arp.c arp_rcv).
@@ -92,23 +68,6 @@ enum VethEnds {
     guard weft_ioctl_ptr(socket, UInt(SIOCSIFFLAGS), &request) == 0 else {
       throw NetlinkError("set", "the flags of \(name)")
     }
-  }
-
-  /// A destination to which another interface of the container has a route already stays with that one.
-  private static func setRoutes(
-    _ attachment: Attachment, _ container: Netlink, _ index: UInt32
-  ) throws -> [AttachmentRoute] {
-    guard !attachment.routes.isEmpty else { return [] }
-    let taken = Set(try container.routes().filter { $0.interface != index }.map(\.destination))
-    var set: [AttachmentRoute] = []
-    for route in attachment.routes where !taken.contains(route.destination) {
-      let isReachable = attachment.addresses.contains { $0.address.prefix.contains(route.gateway) }
-      try container.addRoute(
-        KernelRoute(
-          destination: route.destination, gateway: route.gateway, interface: index, isOnLink: !isReachable))
-      set.append(route)
-    }
-    return set
   }
 
   /// Removes the host's end, and the other with it. Whatever is no veth of that name is left alone.

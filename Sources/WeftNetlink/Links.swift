@@ -21,6 +21,28 @@ public struct Link: Hashable, Sendable {
   public var peerIndex: UInt32?
   /// The namespace of the other end, as this namespace numbers it; nil: it is here.
   public var peerNamespaceID: Int32?
+  /// A text for people (IFLA_IFALIAS); nil when there is none.
+  public var alias: String?
+  /// Of a link of kind "tun".
+  public var tun: TunProperties?
+}
+
+/// What a TUN or TAP interface is like (linux/if_link.h IFLA_TUN_*).
+public struct TunProperties: Hashable, Sendable {
+  /// Frames, not packets.
+  public var isTAP: Bool
+  /// It outlives who has it open.
+  public var isPersistent: Bool
+  public var isMultiQueue: Bool
+  /// Queues that somebody has open; known of those with several.
+  public var queues: UInt32
+
+  public init(isTAP: Bool, isPersistent: Bool, isMultiQueue: Bool, queues: UInt32) {
+    self.isTAP = isTAP
+    self.isPersistent = isPersistent
+    self.isMultiQueue = isMultiQueue
+    self.queues = queues
+  }
 }
 
 /// A pair of veths to be made.
@@ -53,11 +75,14 @@ public struct LinkChange: Hashable, Sendable {
   public var name: String?
   /// Whether the kernel gives the link an IPv6 link-local address when it comes up (IFLA_INET6_ADDR_GEN_MODE).
   public var generatesIPv6LinkLocal: Bool?
+  /// At most 255 bytes.
+  public var alias: String?
 
   public init(
     isUp: Bool? = nil, mtu: UInt32? = nil, mac: MACAddress? = nil, name: String? = nil,
-    generatesIPv6LinkLocal: Bool? = nil
+    generatesIPv6LinkLocal: Bool? = nil, alias: String? = nil
   ) {
+    self.alias = alias
     self.isUp = isUp
     self.mtu = mtu
     self.mac = mac
@@ -137,6 +162,7 @@ extension Netlink {
     if let name = change.name { request.attribute(IFLA_IFNAME, name) }
     if let mac = change.mac { request.attribute(IFLA_ADDRESS, mac.octets) }
     if let mtu = change.mtu { request.attribute(IFLA_MTU, mtu) }
+    if let alias = change.alias { request.attribute(IFLA_IFALIAS, alias) }
     if let generates = change.generatesIPv6LinkLocal {
       let mode = generates ? IN6_ADDR_GEN_MODE_EUI64 : IN6_ADDR_GEN_MODE_NONE
       request.nested(IFLA_AF_SPEC) {
@@ -180,7 +206,15 @@ extension Link {
     isUp = flags & UInt32(IFF_UP) != 0
     isRunning = flags & 0x10000 != 0  // IFF_LOWER_UP, which net/if.h lacks
     isLoopback = flags & UInt32(IFF_LOOPBACK) != 0
-    kind = attributes.nested(IFLA_LINKINFO)?.text(IFLA_INFO_KIND)
+    let info = attributes.nested(IFLA_LINKINFO)
+    kind = info?.text(IFLA_INFO_KIND)
+    alias = attributes.text(IFLA_IFALIAS)
+    if kind == "tun", let data = info?.nested(IFLA_INFO_DATA), let type = data.u8(IFLA_TUN_TYPE) {
+      tun = TunProperties(
+        isTAP: Int32(type) == IFF_TAP, isPersistent: data.u8(IFLA_TUN_PERSIST) == 1,
+        isMultiQueue: data.u8(IFLA_TUN_MULTI_QUEUE) == 1,
+        queues: (data.u32(IFLA_TUN_NUM_QUEUES) ?? 0) + (data.u32(IFLA_TUN_NUM_DISABLED_QUEUES) ?? 0))
+    }
     peerIndex = attributes.u32(IFLA_LINK).flatMap { $0 == 0 ? nil : $0 }
     peerNamespaceID = attributes.u32(IFLA_LINK_NETNSID).map { Int32(bitPattern: $0) }
   }

@@ -53,6 +53,7 @@ struct EBPFAssembler {
   /// Packet bytes in host order into register 0.
   mutating func load16(_ offset: Int32) { step(0x28, 0, 0, offset) }
   mutating func load8(_ offset: Int32) { step(0x30, 0, 0, offset) }
+  mutating func load32(_ offset: Int32) { step(0x20, 0, 0, offset) }
   mutating func load16(indexedBy register: UInt8, _ offset: Int32) { step(0x48, 0, register, offset) }
   mutating func load8(indexedBy register: UInt8, _ offset: Int32) { step(0x50, 0, register, offset) }
   mutating func load32(indexedBy register: UInt8, _ offset: Int32) { step(0x40, 0, register, offset) }

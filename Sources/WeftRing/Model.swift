@@ -7,7 +7,7 @@ import WeftWire
 public enum PortKind: UInt8, Sendable, CaseIterable {
   /// AF_PACKET on a kernel interface (the host end of a pod's veth, or the fabric NIC).
   case packet = 1
-  /// A TAP interface that the forwarder opens (and makes, if it is not there).
+  /// A TAP interface that the forwarder opens, a pod's in its namespace among them: `TapConfiguration`.
   case tap = 2
   /// pcap files, for replay only: refused by a running forwarder.
   case pcap = 3
@@ -82,6 +82,8 @@ public struct InterfaceConfiguration: Hashable, Sendable {
   public var qos = InterfaceQoS()
   /// Port kind af_xdp.
   public var xdp = XDPConfiguration()
+  /// Port kind tap. `device` is then a name for people where the interface is in another network namespace.
+  public var tap = TapConfiguration()
 
   public init(
     id: UInt32, role: InterfaceRole, port: PortKind, device: String, mac: MACAddress, vrf: UInt32 = 0,

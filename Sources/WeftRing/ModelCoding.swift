@@ -26,6 +26,7 @@ extension SlotWriter {
     put(entry.fatFlows)
     put(entry.qos)
     put(entry.xdp)
+    put(entry.tap)
   }
 
   mutating func put(_ entry: VRFConfiguration) {
@@ -151,6 +152,7 @@ extension SlotReader {
     interface.fatFlows = try fatFlows()
     interface.qos = try interfaceQoS()
     interface.xdp = try xdp()
+    interface.tap = try tap()
     return interface
   }
 

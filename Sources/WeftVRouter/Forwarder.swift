@@ -199,6 +199,7 @@ public final class Forwarder {
       if waiting.count > Self.maximumNewcomers { waiting.removeFirst(waiting.count - Self.maximumNewcomers) }
       if now &- lastLook > 1_000_000_000 {
         lastLook = now
+        for changed in ports.followTaps() { tell(changed) }
         ports.followQueues()
         ports.settleSpares()
       }
@@ -279,12 +280,16 @@ public final class Forwarder {
       case .linkRemoved(let link): changed = ports.linkChanged(kernelIndex: link.index, isUp: false).map { ($0, false) }
       default: changed = nil
       }
-      guard let changed else { continue }
-      logger.info("interface \(changed.id) is \(changed.isUp ? "up" : "down")")
-      for session in sessions where session.channel.role == .agent {
-        do { try session.channel.emit(.interfaceState(id: changed.id, isUp: changed.isUp)) } catch {
-          session.isOver = true
-        }
+      if let changed { tell(changed) }
+    }
+  }
+
+  /// An interface has come up or gone down.
+  private func tell(_ changed: (id: UInt32, isUp: Bool)) {
+    logger.info("interface \(changed.id) is \(changed.isUp ? "up" : "down")")
+    for session in sessions where session.channel.role == .agent {
+      do { try session.channel.emit(.interfaceState(id: changed.id, isUp: changed.isUp)) } catch {
+        session.isOver = true
       }
     }
   }

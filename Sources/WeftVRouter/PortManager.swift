@@ -2,7 +2,6 @@ import CLinux
 import Glibc
 import Logging
 import Synchronization
-import WeftNetlink
 import WeftPorts
 import WeftRing
 import WeftSystem
@@ -15,7 +14,7 @@ final class PortManager: PortProvider {
     var kernelIndex: UInt32
     var capabilities: PortCapabilities
     var packetQueues: [(worker: Int, queue: Queue<PacketReceiver>)] = []
-    var tapQueue: (worker: Int, queue: Queue<TapPort>)?
+    var tap: TapDevice?
     /// The kernel brings packets to the worker that owns their flow.
     var isSteered = false
     var xdp: XDPPort?
@@ -49,10 +48,11 @@ final class PortManager: PortProvider {
   private var load: [Int]
   private(set) var takesUDPSegmentation: Bool
 
-  /// Ports of kind af_xdp that could not be opened anew, as they were; and those that are being closed, by the kernel's
-  /// index.
+  /// Ports of kinds af_xdp and tap that could not be opened anew, as they were; and those that are being closed, by the
+  /// kernel's index.
   var lost: [UInt32: Port] = [:]
   var ending: [UInt32: Acknowledgement] = [:]
+  var endingTaps: [TapPlace: Acknowledgement] = [:]
   /// Why those in `lost` could not be, as it has been said.
   var complaints: [UInt32: String] = [:]
 
@@ -80,10 +80,12 @@ final class PortManager: PortProvider {
   func open(_ interface: InterfaceConfiguration) throws(Refusal) -> PortCapabilities {
     if let vlan = interface.vlan { return try openVLAN(interface, vlan) }
     if let old = ports[interface.id] {
-      let fits =
-        interface.port == .xdp
-        ? fitsXDP(interface, old)
-        : PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
+      let fits: Bool
+      switch interface.port {
+      case .xdp: fits = fitsXDP(interface, old)
+      case .tap: fits = fitsTap(interface, old)
+      default: fits = PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
+      }
       if !isStale(interface), fits {
         ports[interface.id]?.configuration = interface
         if interface.addresses != old.configuration.addresses, var port = ports[interface.id] {
@@ -95,15 +97,19 @@ final class PortManager: PortProvider {
         }
         return old.capabilities
       }
-      // A queue has one AF_XDP socket, and an interface one program: the old ones go first.
-      if old.xdp != nil {
+      // A queue has one AF_XDP socket, and an interface one program, or one who has its queues: the old ones go first.
+      let isFirst = old.xdp != nil || old.tap != nil
+      if isFirst {
         close(interface.id)
         keepLost(old)
       }
-      var new = try make(interface)
+      // A queue that one is sent by cannot be opened a second time: it goes on with the new port.
+      let isSame = !isFirst && XDPTransmitter.fits(mtu: Int(interface.mtu)) && !isStale(interface)
+      var new = try make(interface, fast: isSame ? old.fast : [])
       new.vlans = old.vlans
       new.fabricVLANs = old.fabricVLANs
-      if old.xdp == nil { close(interface.id) }
+      if isSame { ports[interface.id]?.fast = [] }
+      if !isFirst { close(interface.id) }
       keep(new)
       do throws(SystemError) { try selectVLANs(interface.id) } catch {
         logger.error("frames with tags do not come in by \(interface.device): \(error)")
@@ -124,9 +130,10 @@ final class PortManager: PortProvider {
   }
 
   /// Closed to be opened anew: what is needed for that.
-  private func keepLost(_ port: Port) {
+  func keepLost(_ port: Port) {
     var port = port
     port.xdp = nil
+    port.tap = nil
     port.guardian = nil
     port.isStarted = false
     lost[port.configuration.id] = port
@@ -135,16 +142,27 @@ final class PortManager: PortProvider {
   private func keep(_ port: Port) {
     ports[port.configuration.id] = port
     lost[port.configuration.id] = nil
-    byKernelIndex[port.kernelIndex] = port.configuration.id
-    for (worker, _) in port.packetQueues { load[worker] += 1 }
-    if let tap = port.tapQueue { load[tap.worker] += 1 }
-    for (worker, _) in port.xdp?.sockets ?? [] { load[worker] += 1 }
+    // Another namespace counts for itself.
+    if port.tap == nil { byKernelIndex[port.kernelIndex] = port.configuration.id }
+    count(port, 1)
   }
 
-  private func make(_ interface: InterfaceConfiguration) throws(Refusal) -> Port {
+  /// Its queues, in or out of the workers' load.
+  private func count(_ port: Port, _ change: Int) {
+    for (worker, _) in port.packetQueues { load[worker] += change }
+    for (worker, _) in port.tap?.queues ?? [] { load[worker] += change }
+    for (worker, _) in port.xdp?.sockets ?? [] { load[worker] += change }
+  }
+
+  func setUp(_ id: UInt32, _ isUp: Bool) { ports[id]?.isUp = isUp }
+
+  /// `fast`: sockets that send out of this very interface already.
+  private func make(
+    _ interface: InterfaceConfiguration, fast: [(worker: Int, queue: FastQueue)] = []
+  ) throws(Refusal) -> Port {
     do throws(SystemError) {
       switch interface.port {
-      case .packet: return try makePacket(interface)
+      case .packet: return try makePacket(interface, fast)
       case .tap: return try makeTap(interface)
       case .xdp: return try makeXDP(interface)
       case .pcap, .vlan: break
@@ -155,7 +173,9 @@ final class PortManager: PortProvider {
     throw Refusal(.device, "interface \(interface.id): pcap ports are for replay; a running forwarder has none")
   }
 
-  private func makePacket(_ interface: InterfaceConfiguration) throws(SystemError) -> Port {
+  private func makePacket(
+    _ interface: InterfaceConfiguration, _ fast: [(worker: Int, queue: FastQueue)]
+  ) throws(SystemError) -> Port {
     let kernelIndex = KernelInterface.index(interface.device)
     guard kernelIndex != 0 else {
       throw SystemError("open", "\(interface.device) in the forwarder's network namespace", code: ENODEV)
@@ -183,7 +203,7 @@ final class PortManager: PortProvider {
       background.run { guardian.set(KernelGuard.virtual(kernelIndex: kernelIndex)) }
       port.guardian = guardian
     }
-    port.fast = openFast(interface, kernelIndex, first: port.packetQueues[0].worker)
+    port.fast = fast.isEmpty ? openFast(interface, kernelIndex, first: port.packetQueues[0].worker) : fast
     logger.info(
       "interface \(interface.id) is \(interface.device)",
       metadata: [
@@ -194,17 +214,10 @@ final class PortManager: PortProvider {
     return port
   }
 
-  private func makeTap(_ interface: InterfaceConfiguration) throws(SystemError) -> Port {
-    let tap = try TapPort(interface: interface.id, device: interface.device)
-    let capabilities = PortCapabilities(takesVirtio: true, takesUDPSegmentation: tap.takesUDPSegmentation)
-    var port = Port(
-      configuration: interface, kernelIndex: KernelInterface.index(interface.device), capabilities: capabilities,
-      isUp: linkIsUp(interface.device))
-    port.tapQueue = (leastLoaded(), Queue(tap))
-    return port
-  }
-
   func leastLoaded() -> Int { placement.next(load: load) }
+
+  /// So many different ones.
+  func leastLoaded(_ count: Int) -> ArraySlice<Int> { load.indices.sorted { load[$0] < load[$1] }.prefix(count) }
 
   /// A receiver for one worker's node: one that is ready where its size fits, else made now.
   func receiver(_ interface: InterfaceConfiguration, node: Int) throws(SystemError) -> Queue<PacketReceiver> {
@@ -220,7 +233,7 @@ final class PortManager: PortProvider {
     if let own = port.xdp?.sockets.first(where: { $0.worker == worker && $0.queue.source.pointee.sends }) {
       return .xdp(XDPSender(socket: own.queue.source))
     }
-    if let tap = port.tapQueue { return .tap(descriptor: tap.queue.source.pointee.descriptor) }
+    if let tap = port.tap { return .tap(descriptor: tap.output(worker: worker)) }
     let fast = port.fast.first { $0.worker == worker }
     return .packet(kernelIndex: port.kernelIndex, fast: fast?.queue.sender)
   }
@@ -235,7 +248,7 @@ final class PortManager: PortProvider {
     for (index, worker) in workers.enumerated() {
       var mail: [Mail] = ([id] + port.vlans.keys).map { .output(interface: $0, output(port, index)) }
       mail += port.packetQueues.filter { $0.worker == index }.map { .receivePackets($0.queue) }
-      if let tap = port.tapQueue, tap.worker == index { mail.append(.receiveTap(tap.queue)) }
+      for (worker, queue) in port.tap?.queues ?? [] where worker == index { mail.append(.receiveTap(queue)) }
       for (worker, queue) in port.xdp?.sockets ?? [] where worker == index { mail.append(.receiveXDP(queue)) }
       worker.post(mail)
     }
@@ -246,20 +259,22 @@ final class PortManager: PortProvider {
     lost[id] = nil
     guard let port = ports.removeValue(forKey: id) else { return }
     if byKernelIndex[port.kernelIndex] == id { byKernelIndex[port.kernelIndex] = nil }
-    for (worker, _) in port.packetQueues { load[worker] -= 1 }
-    if let tap = port.tapQueue { load[tap.worker] -= 1 }
-    for (worker, _) in port.xdp?.sockets ?? [] { load[worker] -= 1 }
+    count(port, -1)
     if port.isStarted {
       settle(([id] + port.vlans.keys).map { .detach(interface: $0) })
     }
     // The kernel takes its time over a socket's end: not here.
     let leftovers = Leftovers(
-      packets: port.packetQueues.map(\.queue), tap: port.tapQueue?.queue, xdp: port.xdp, fast: port.fast.map(\.queue),
+      packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, fast: port.fast.map(\.queue),
       guardian: port.guardian)
-    let ended = port.xdp.flatMap { _ in try? Acknowledgement(workers: 1) }
+    let ended = port.xdp == nil && port.tap == nil ? nil : try? Acknowledgement(workers: 1)
     if port.xdp != nil {
       ending = ending.filter { !$0.value.wait(milliseconds: 0) }
       ending[port.kernelIndex] = ended
+    }
+    if let tap = port.tap {
+      endingTaps = endingTaps.filter { !$0.value.wait(milliseconds: 0) }
+      endingTaps[tap.place] = ended
     }
     background.run {
       leftovers.letGo()
@@ -270,12 +285,13 @@ final class PortManager: PortProvider {
   func state(_ id: UInt32) -> InterfaceState {
     if let parent = parents[id] { return InterfaceState(isUp: ports[parent]?.isUp ?? false, kernelIndex: 0) }
     guard let port = ports[id] else { return InterfaceState(isUp: false, kernelIndex: 0) }
-    return InterfaceState(isUp: port.isUp, kernelIndex: port.kernelIndex)
+    return InterfaceState(isUp: port.tap?.isUp ?? port.isUp, kernelIndex: port.kernelIndex)
   }
 
   func isStale(_ interface: InterfaceConfiguration) -> Bool {
     if interface.vlan != nil { return parents[interface.id] == nil }
     guard let port = ports[interface.id] else { return true }
+    if let tap = port.tap { return !tap.isThere }
     return KernelInterface.index(interface.device) != port.kernelIndex
   }
 
@@ -383,25 +399,25 @@ final class PortManager: PortProvider {
 private final class Leftovers: Sendable {
   private struct Things {
     var packets: [Queue<PacketReceiver>] = []
-    var tap: Queue<TapPort>?
     var fast: [FastQueue] = []
   }
 
   private let things: Mutex<Things>
+  private let tap: TapDevice?
   private let xdp: XDPPort?
   private let guardian: Guardian?
 
-  init(
-    packets: [Queue<PacketReceiver>], tap: Queue<TapPort>?, xdp: XDPPort?, fast: [FastQueue], guardian: Guardian?
-  ) {
+  init(packets: [Queue<PacketReceiver>], tap: TapDevice?, xdp: XDPPort?, fast: [FastQueue], guardian: Guardian?) {
+    things = Mutex(Things(packets: packets, fast: fast))
+    self.tap = tap
     self.xdp = xdp
-    things = Mutex(Things(packets: packets, tap: tap, fast: fast))
     self.guardian = guardian
   }
 
   func letGo() {
     guardian?.letGo()
     xdp?.letGo()
+    tap?.letGo()
     things.withLock { $0 = Things() }
   }
 }

@@ -207,7 +207,7 @@ extension PortManager {
   }
 
   /// Fabric interfaces that have another number of queues than when they were opened, so that some have no socket, are
-  /// opened anew; so are those with which that did not succeed before.
+  /// opened anew; so are ports of whatever kind with which that did not succeed before.
   func followQueues() {
     let changed = ports.values.filter { port in
       guard let xdp = port.xdp, port.configuration.role == .fabric,
@@ -223,7 +223,7 @@ extension PortManager {
       } catch {
         // Once a reason, not once a second.
         guard complaints.updateValue(error.reason, forKey: interface.id) != error.reason else { continue }
-        logger.error("\(interface.device) has no AF_XDP sockets: \(error.reason)")
+        logger.error("\(interface.device) is not open: \(error.reason)")
       }
     }
   }

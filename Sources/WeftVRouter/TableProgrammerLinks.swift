@@ -83,11 +83,12 @@ extension TableProgrammer {
     try checkVLAN(of: new)
     try checkFatFlows(new)
     try checkXDP(of: new)
+    try checkTap(of: new)
     try checkQoS(new)
   }
 
   /// What the kernel takes as a name, which is also safe as a file's.
-  private func isDeviceName(_ name: String) -> Bool {
+  func isDeviceName(_ name: String) -> Bool {
     (1...15).contains(name.utf8.count) && name != "." && name != ".."
       && name.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: ":") }
   }

@@ -15,7 +15,7 @@ extension TablesFileBuilder {
         "vlan",
         "fat-flows", "ingress-policer", "egress-policer", "qos-classifier", "qos-marks",
         "inner-vlan", "tpid",
-      ] + Self.xdpKeys)
+      ] + Self.xdpKeys + Self.tapKeys)
     let idNode = try object.required("id")
     let id = try index(idNode, limit: limits.interfaces, "interfaces")
     try claim(id, in: &paths, node.path, at: idNode, "interface \(id)")
@@ -37,6 +37,7 @@ extension TablesFileBuilder {
     try readQoS(object, &interface)
     try readVLAN(object, &interface)
     try readXDP(object, &interface)
+    try readTap(object, &interface)
     if let limit = object.optional("mac-limit") {
       guard interface.flags.contains(.learning) else {
         throw limit.fail("it does not learn; add the flag \"learning\"")
@@ -64,7 +65,7 @@ extension TablesFileBuilder {
   }
 
   /// A kernel's name of an interface that is also a file's name and the left side of "PORT=FILE".
-  private static func isDeviceName(_ name: String) -> Bool {
+  static func isDeviceName(_ name: String) -> Bool {
     (1...15).contains(name.utf8.count) && name != "." && name != ".."
       && name.utf8.allSatisfy {
         (0x61...0x7A).contains($0 | 0x20) || (0x30...0x39).contains($0)

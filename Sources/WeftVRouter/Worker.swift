@@ -246,7 +246,8 @@ final class Worker: @unchecked Sendable {
         if token == Self.wakeToken {
           wake.drain()
         } else {
-          state.wake(Int(token), hasError: events[number].events & UInt32(EPOLLERR.rawValue | EPOLLHUP.rawValue) != 0)
+          let hasError = events[number].events & UInt32(EPOLLERR.rawValue | EPOLLHUP.rawValue) != 0
+          if let gone = state.wake(Int(token), hasError: hasError) { forget(gone) }
         }
       }
     }
@@ -269,7 +270,7 @@ final class Worker: @unchecked Sendable {
         let slot = state.add(xdp: queue)
         receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
       case .detach(let interface):
-        for descriptor in state.remove(interface) { _ = epoll_ctl(poller.raw, EPOLL_CTL_DEL, descriptor, nil) }
+        for descriptor in state.remove(interface) { forget(descriptor) }
         statistics.setQueues(interface, 0)
       case .readFlows(let cursor, let limit, let answer):
         var records: [FlowRecord] = []
@@ -283,6 +284,8 @@ final class Worker: @unchecked Sendable {
       }
     }
   }
+
+  private func forget(_ descriptor: Int32) { _ = epoll_ctl(poller.raw, EPOLL_CTL_DEL, descriptor, nil) }
 
   private func receive(_ descriptor: Int32, _ slot: Int, _ interface: UInt32) {
     statistics.countQueue(interface)

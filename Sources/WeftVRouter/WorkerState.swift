@@ -98,7 +98,7 @@ struct WorkerState: ~Copyable {
     if number == slots.count { slots.append(slot) } else { slots[number] = slot }
     slotsOfInterface[slot.interface, default: []].append(number)
     // What came before it was watched is found at once.
-    wake(number, hasError: false)
+    _ = wake(number, hasError: false)
     return number
   }
 
@@ -122,18 +122,21 @@ struct WorkerState: ~Copyable {
 
   mutating func setOutput(_ interface: UInt32, _ output: Output) { outputs[Int(interface)] = output }
 
-  /// The kernel says that a queue has frames, or an error.
-  mutating func wake(_ number: Int, hasError: Bool) {
-    guard slots.indices.contains(number), !slots[number].isFree else { return }
+  /// The kernel says that a queue has frames, or an error. Returns a descriptor that is not to be watched any more: it
+  /// would say the same for ever.
+  mutating func wake(_ number: Int, hasError: Bool) -> Int32? {
+    guard slots.indices.contains(number), !slots[number].isFree else { return nil }
     if hasError {
+      if let tap = slots[number].tap, tap.pointee.isGone { return tap.pointee.descriptor }
       slots[number].packets?.pointee.clearError()
       slots[number].tap?.pointee.clearError()
       slots[number].xdp?.pointee.clearError()
     }
     slots[number].quietRounds = 0
-    guard !slots[number].isHot else { return }
+    guard !slots[number].isHot else { return nil }
     slots[number].isHot = true
     hot.append(number)
+    return nil
   }
 
   private func descriptor(_ number: Int) -> Int32 {

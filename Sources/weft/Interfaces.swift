@@ -72,6 +72,18 @@ struct InterfacesCommand: ParsableCommand {
       .keyed("mac-limit") {
         $0.configuration.flags.contains(.learning) ? .number($0.configuration.macLimit) : .nothing
       },
+      .shown("TAP") {
+        guard $0.configuration.port == .tap else { return .nothing }
+        let tap = $0.configuration.tap
+        let name = tap.name.isEmpty ? $0.configuration.device : tap.name
+        let queues = tap.queues == 1 ? "" : tap.queues == 0 ? ", a queue a worker" : ", \(tap.queues) queues"
+        return .text((tap.namespace.isEmpty ? name : "\(name) in \(tap.namespace)") + queues)
+      },
+      .keyed("queues") { $0.configuration.port == .tap ? .number($0.configuration.tap.queues) : .nothing },
+      .keyed("netns") {
+        $0.configuration.tap.namespace.isEmpty ? .nothing : .text($0.configuration.tap.namespace)
+      },
+      .keyed("netns-device") { $0.configuration.tap.name.isEmpty ? .nothing : .text($0.configuration.tap.name) },
       Column("ingress policer") { $0.configuration.qos.ingressPolicer.map(Value.number) ?? .nothing },
       Column("egress policer") { $0.configuration.qos.egressPolicer.map(Value.number) ?? .nothing },
       Column("QoS classifier") { $0.configuration.qos.classifier.map(Value.number) ?? .nothing },

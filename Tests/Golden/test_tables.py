@@ -105,6 +105,22 @@ BAD = [
      at("interfaces", "xdp-mode"), "only a port of kind af_xdp", True),
     ("busy polling on another kind of port", added("interfaces", **POD_PORT, **{"busy-poll": 0}),
      at("interfaces", "busy-poll"), "only a port of kind af_xdp", True),
+    ("a tap port in a replay", added("interfaces", **POD_PORT | {"port": "tap"}, **{
+        "queues": 0, "netns": "/run/netns/pod", "netns-device": "eth0"}), at("interfaces"), "pcap", False),
+    ("too many queues", added("interfaces", **POD_PORT | {"port": "tap", "queues": 257}), at("interfaces", "queues"),
+     "256", True),
+    ("a relative network namespace", added("interfaces", **POD_PORT | {"port": "tap", "netns": "pod"}),
+     at("interfaces", "netns"), "an absolute path", True),
+    ("a long network namespace", added("interfaces", **POD_PORT | {"port": "tap", "netns": "/" + 95 * "n"}),
+     at("interfaces", "netns"), "at most 95 bytes", True),
+    ("a name in no namespace", added("interfaces", **POD_PORT | {"port": "tap", "netns-device": "eth0"}),
+     at("interfaces"), "another network namespace", True),
+    ("a bad name in a namespace", added("interfaces", **POD_PORT | {
+        "port": "tap", "netns": "/n", "netns-device": "a/b"}), at("interfaces", "netns-device"), "not a device's name",
+     True),
+    *[(f"{key} on another kind of port", added("interfaces", **POD_PORT, **{key: value}), at("interfaces", key),
+       "only a port of kind tap", True) for key, value in {
+           "queues": 1, "netns": "/run/netns/pod", "netns-device": "eth0"}.items()],
     ("device with a slash", added("interfaces", **POD_PORT | {"device": "../e"}), at("interfaces", "device"),
      "not a device's name", True),
     ("device is ..", added("interfaces", **POD_PORT | {"device": ".."}), at("interfaces", "device"),
@@ -312,5 +328,6 @@ def test_schema_knows_what_the_program_knows(replay):
             for value in schema:
                 walk(value)
     walk(weft.SCHEMA.schema)
-    # A replay refuses ports of the kind that has these.
-    assert used == named - {"xdp-mode", "xdp-copy", "busy-poll", "busy-poll-budget"}
+    # A replay refuses ports of the kinds that have these.
+    assert used == named - {
+        "xdp-mode", "xdp-copy", "busy-poll", "busy-poll-budget", "queues", "netns", "netns-device"}

@@ -56,6 +56,13 @@ struct ConfigurationTests {
     #expect(configuration.summary.contains("af_xdp to the fabric, af_xdp to pods"))
   }
 
+  @Test(arguments: [("port: tap", 1), ("port: tap, queues: 0", 0), ("port: tap, queues: 256", 256)])
+  func taps(keys: String, queues: UInt16) throws {
+    let configuration = try AgentConfiguration(yaml: configurationText("/x", extra: "pods: {\(keys)}"))
+    #expect(configuration.pods.kind == .tap && configuration.pods.queues == queues)
+    #expect(configuration.summary.contains("packet to the fabric, tap to pods"))
+  }
+
   @Test func readsTheExample() throws {
     let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(
       "../../docs/agent.example.yaml")
@@ -93,7 +100,12 @@ struct ConfigurationTests {
       "{interface: weft-none0}", "{interface: a, port: af_xdp, xdp: {busy-poll-budget: 0}}",
       "fabric.xdp.busy-poll-budget", "1 to 1024"
     ),
-    ("node: node1", "node: node1\npods: {port: tap}", "pods.port", "packet or af_xdp"),
+    ("{interface: weft-none0}", "{interface: a, port: tap}", "fabric.port", "packet or af_xdp"),
+    ("{interface: weft-none0}", "{interface: a, queues: 2}", "fabric.queues", "no key that is known"),
+    ("node: node1", "node: node1\npods: {port: dpdk}", "pods.port", "packet or af_xdp or tap"),
+    ("node: node1", "node: node1\npods: {queues: 2}", "pods.queues", "set port to tap"),
+    ("node: node1", "node: node1\npods: {port: tap, queues: 257}", "pods.queues", "0 to 256"),
+    ("node: node1", "node: node1\npods: {port: tap, xdp: {mode: skb}}", "pods.xdp", "set port to af_xdp"),
     ("listen: 127.0.0.1:0", "listen: 127.0.0.1", "listen", "HOST:PORT"),
     ("database: /x/agent.db", "database: agent.db", "database", "absolute"),
     ("default-network: blue", "default-network: red", "default-network", "there are blue, green"),

@@ -104,6 +104,19 @@ struct PlannerTests {
     }
   }
 
+  @Test(arguments: ["", "pods: {port: tap, queues: 4}", "pods: {port: af_xdp, xdp: {mode: skb}}"])
+  func interfacesStayWhatTheyWereMadeAs(pods: String) throws {
+    let planner = try planner(pods)
+    var tap = record("a", ["10.1.1.1"])
+    tap.tapQueues = 2
+    let port = try #require(planner.attachment(tap, interface: 7, nexthop: 99, fabricMTU: 1550)?.interfaces[7])
+    #expect(port.port == .tap && port.device == "wefta" && port.xdp == XDPConfiguration())
+    #expect(port.tap == TapConfiguration(queues: 2, namespace: "/n", name: "eth0"))
+    let veth = record("b", ["10.1.1.2"])
+    let other = try #require(planner.attachment(veth, interface: 8, nexthop: 99, fabricMTU: 1550)?.interfaces[8])
+    #expect(other.port == (pods.contains("xdp") ? .xdp : .packet) && other.tap == TapConfiguration())
+  }
+
   /// From nothing to everything, from one state to another, and back to nothing: never anything that dangles, always
   /// the same commands.
   @Test func commandsNeverDangle() throws {

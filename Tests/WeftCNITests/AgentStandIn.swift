@@ -19,6 +19,8 @@ final class AgentStandIn: Sendable {
     var mtu = 1450
     var hasIPv6 = true
     var routes: [AttachmentRoute]?
+    /// Interfaces are TAP interfaces of so many queues.
+    var tapQueues: Int?
     var isForwarderConnected = true
     /// Answers in place of what would be done, by "METHOD /path" prefix; taken away when `count` is used up.
     var failures: [Failure] = []
@@ -224,7 +226,8 @@ final class AgentStandIn: Sendable {
       interface: request.interface, netns: request.netns, network: request.network ?? "blue",
       hostInterface: "weft\(id)", mac: request.mac ?? MACAddress(bits: 0x0200_0000_0000 + UInt64(state.next)),
       mtu: state.mtu, addresses: addresses, routes: state.routes ?? defaults, dns: [IPAddress(v4: 0x0A60_000A)],
-      state: .reserved, podName: request.podName, podNamespace: request.podNamespace, podUID: request.podUID)
+      state: .reserved, podName: request.podName, podNamespace: request.podNamespace, podUID: request.podUID,
+      tap: state.tapQueues.map { AttachmentTap(queues: $0) })
     state.next += 1
     state.attachments[key] = attachment
     return (201, encode(attachment))

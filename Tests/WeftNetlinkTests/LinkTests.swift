@@ -18,6 +18,25 @@ import WeftWire
       links[0].name == "lo" && links[0].isLoopback && !links[0].isUp && links[0].index == 1 && links[0].mtu == 65536)
   }
 
+  @Test(arguments: [false, true]) func aTapInANamespace(isMultiQueue: Bool) throws {
+    let space = try TestNamespace()
+    let netlink = try space.netlink()
+    try space.namespace.createTap("tap0", isMultiQueue: isMultiQueue)
+    var link = try #require(try netlink.link(named: "tap0"))
+    #expect(link.kind == "tun" && !link.isUp && link.alias == nil)
+    #expect(link.tun == TunProperties(isTAP: true, isPersistent: true, isMultiQueue: isMultiQueue, queues: 0))
+    try netlink.changeLink(index: link.index, LinkChange(isUp: true, mtu: 9000, alias: "ä b"))
+    link = try #require(try netlink.link(named: "tap0"))
+    #expect(link.isUp && !link.isRunning && link.mtu == 9000 && link.alias == "ä b")
+    for (name, code) in [("tap0", EEXIST), ("lo", EEXIST), ("a/b", EINVAL), ("sixteen-letters-", EINVAL)] {
+      #expect { try space.namespace.createTap(name, isMultiQueue: isMultiQueue) } throws: {
+        ($0 as? NetlinkError)?.code == code && "\($0)".contains(name)
+      }
+    }
+    try netlink.deleteLink(index: link.index)
+    #expect(try netlink.links().count == 1)
+  }
+
   @Test func aPairInOneNamespace() throws {
     let space = try TestNamespace()
     let netlink = try space.netlink()

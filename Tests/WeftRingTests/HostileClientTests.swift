@@ -206,8 +206,8 @@ import WeftWire
     func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count) }
     let v4: [UInt8] = zeros(8) + RawSocket.words([0x0A00_0001, 0x0000_FFFF])  // 10.0.0.1
     let mac: [UInt8] = [1, 0, 0, 0, 0, 2, 0, 0]
-    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, vlan, mac limit, fat flows, QoS, XDP
-    let more = zeros(11)
+    // interface: id, role, port, mtu, vrf, mac, device, addresses, flags, tags, vlan, mac limit, fat flows, QoS, XDP, TAP
+    let more = zeros(15)
     let head = zeros(4)
     let rest = [0xDC, 0x05] + zeros(4)
     #expect(try reason(3, head + [0, 1] + rest + mac + [0, 0]).contains("interface role"))
@@ -239,6 +239,10 @@ import WeftWire
     #expect(try reason(3, unflagged + zeros(15) + [3] + zeros(5)).contains("xdp mode"))
     #expect(try reason(3, unflagged + zeros(15) + [0, 3] + zeros(4)).contains("xdp copying"))
     #expect(try reason(3, unflagged + zeros(15) + [0, 0, 1, 0, 1]).contains("busy poll budget"))
+    #expect(try reason(3, unflagged + zeros(21) + [0]).contains("tap queues"))
+    #expect(try reason(3, unflagged + zeros(23) + [96] + zeros(97)).contains("tap namespace"))
+    #expect(try reason(3, unflagged + zeros(24) + [16] + zeros(16)).contains("tap name"))
+    #expect(try reason(3, unflagged + zeros(23) + [1, 0x2F, 1, 0x65]).hasPrefix("understood"))
     // vrf: id, name
     #expect(try reason(5, head + [64] + zeros(64)).contains("vrf name"))
     #expect(try reason(5, head + [0xFF]).contains("vrf name"))

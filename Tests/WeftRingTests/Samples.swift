@@ -48,6 +48,23 @@ enum Samples {
       interface.xdp = settings
       return interface
     }
+    + taps.map { settings in
+      var interface = InterfaceConfiguration(
+        id: 3, role: .virtual, port: .tap, device: "fifteen-letters", mac: .virtualRouter,
+        addresses: Array(addresses.prefix(4)), flags: .all, tags: [1, 2, 3, 4, 5, 6, 7, .max],
+        vlan: VLANConfiguration(parent: 0, proto: 0x88A8, outer: 1, inner: 4094))
+      interface.fatFlows = fatFlows[2]
+      interface.qos = InterfaceQoS(ingressPolicer: 0, egressPolicer: .max, classifier: 1, remark: .max)
+      interface.tap = settings
+      return interface
+    }
+  static let taps = [
+    TapConfiguration(queues: 0), TapConfiguration(queues: .max, namespace: "/n", name: "eth0"),
+    // As long as they get.
+    TapConfiguration(
+      queues: 256, namespace: "/" + String(repeating: "n", count: TapConfiguration.maximumNamespaceBytes - 1),
+      name: "fifteen-letters"),
+  ]
   static let xdp =
     XDPConfiguration.Mode.allCases.flatMap { mode in
       XDPConfiguration.Copying.allCases.map { XDPConfiguration(mode: mode, copying: $0) }

@@ -167,6 +167,65 @@ struct ForwarderTests {
     #expect(try client.dump(.interfaces).isEmpty)
   }
 
+  @Test("a TAP interface that cannot be opened is refused with what to do")
+  func tapErrors() throws {
+    let sandbox = try Sandbox()
+    let cores = ProcessInfo.processInfo.activeProcessorCount
+    let client = try sandbox.start("--cores", cores > 1 ? "0-1" : "0")
+    let pod = try sandbox.add("pod")
+    try sandbox.must("-n", pod, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+    for words in [["single0"], ["many0", "multi_queue"], ["plain0"]] {
+      try sandbox.must(["-n", pod, "tuntap", "add", "mode", "tap", "vnet_hdr"] + words)
+    }
+    try sandbox.must("-n", pod, "tuntap", "add", "mode", "tun", "tun0")
+    let path = "/run/netns/\(pod)"
+    _ = try client.apply([.setVRF(VRFConfiguration(id: 0, name: "blue"))])
+    func port(_ id: UInt32, _ settings: TapConfiguration) throws -> String? {
+      var interface = InterfaceConfiguration(
+        id: id, role: .virtual, port: .tap, device: "port\(id)", mac: Self.tapMAC, vrf: 0)
+      interface.tap = settings
+      switch try client.apply([.setInterface(interface)])[0] {
+      case .success: return nil
+      case .failure(let refusal):
+        #expect(refusal.code == .device)
+        return refusal.reason
+      }
+    }
+    var rows: [(TapConfiguration, String)] = [
+      (TapConfiguration(namespace: "/run/netns/none", name: "a"), "/run/netns/none: No such file"),
+      (TapConfiguration(namespace: "/etc/passwd", name: "a"), "no network namespace"),
+      (TapConfiguration(namespace: path, name: "none0"), "who made the namespace makes it"),
+      (TapConfiguration(namespace: path, name: "veth0"), "is a veth interface and no TAP"),
+      (TapConfiguration(namespace: path, name: "lo"), "no TAP"),
+      (TapConfiguration(namespace: path, name: "tun0"), "no TAP"),
+    ]
+    if cores > 1 {
+      rows.append((TapConfiguration(queues: 2, namespace: path, name: "single0"), "set queues to 1"))
+    }
+    for (settings, text) in rows {
+      let reason = try port(0, settings)
+      #expect(reason?.contains(text) == true, "\(settings): \(reason ?? "accepted")")
+    }
+    #expect(try client.dump(.interfaces).isEmpty)
+    // Others that have them open: there it is busy, and is free again when they let go.
+    for (id, name) in [(1, "single0"), (2, "many0")] as [(UInt32, String)] {
+      #expect(try port(id, TapConfiguration(namespace: path, name: name)) == nil)
+      let reason = try port(9, TapConfiguration(namespace: path, name: name))
+      #expect(reason?.contains("busy") == true && reason?.contains("end") == true, "\(name): \(reason ?? "accepted")")
+      _ = try client.apply([.removeInterface(id: id)])
+      #expect(try port(9, TapConfiguration(queues: 1, namespace: path, name: name)) == nil)
+      _ = try client.apply([.removeInterface(id: 9)])
+    }
+    // More queues than before, and another interface for the same port.
+    #expect(try port(3, TapConfiguration(queues: 1, namespace: path, name: "many0")) == nil)
+    #expect(try port(3, TapConfiguration(queues: 0, namespace: path, name: "many0")) == nil)
+    #expect(try port(3, TapConfiguration(queues: 1, namespace: path, name: "plain0")) == nil)
+    #expect(try port(4, TapConfiguration(queues: 0, namespace: path, name: "many0")) == nil)
+    // What it does not make it does not remove.
+    #expect(sandbox.stop() == 0)
+    #expect(try run("ip", "-n", pod, "link", "show", "plain0").status == 0)
+  }
+
   @Test("an interface's device goes away and comes back")
   func deviceComesBack() throws {
     let sandbox = try Sandbox()

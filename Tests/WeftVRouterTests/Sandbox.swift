@@ -124,7 +124,9 @@ final class Sandbox {
   }
 
   /// `ip WORDS`; throws when it fails.
-  func must(_ words: String...) throws {
+  func must(_ words: String...) throws { try must(words) }
+
+  func must(_ words: [String]) throws {
     let process = Process()
     process.executableURL = URL(filePath: "/usr/bin/env")
     process.arguments = ["ip"] + words

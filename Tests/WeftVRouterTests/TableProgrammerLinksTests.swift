@@ -252,3 +252,31 @@ private struct Fixture: ~Copyable {
   try fixture.apply(
     port(.xdp, XDPConfiguration(mode: .native, copying: .zeroCopy, busyPoll: 1000, busyPollBudget: 1024)))
 }
+
+@Test func queuesAndNamespacesAreForTaps() throws {
+  let fixture = try Fixture.made()
+  func port(_ kind: PortKind, _ settings: TapConfiguration) -> Command {
+    var interface = InterfaceConfiguration(id: 2, role: .virtual, port: kind, device: "x", mac: mac(2), vrf: 1)
+    interface.tap = settings
+    return .setInterface(interface)
+  }
+  for (kind, settings, text) in [
+    (.packet, TapConfiguration(queues: 2), "are for tap"), (.xdp, TapConfiguration(namespace: "/n"), "are for tap"),
+    (.tap, TapConfiguration(queues: 257), "at most 256 queues"),
+    (.tap, TapConfiguration(name: "eth0"), "another network namespace"),
+    (.tap, TapConfiguration(namespace: "n"), "absolute path"),
+    (.tap, TapConfiguration(namespace: "/\0"), "absolute path"),
+    (.tap, TapConfiguration(namespace: "/" + String(repeating: "n", count: 95)), "at most 95 bytes"),
+    (.tap, TapConfiguration(namespace: "/n", name: "a/b"), "no name of a device"),
+    (.tap, TapConfiguration(namespace: "/n", name: ".."), "no name of a device"),
+  ] as [(PortKind, TapConfiguration, String)] {
+    let refusal = #expect(throws: Refusal.self) { try fixture.apply(port(kind, settings)) }
+    #expect(refusal?.reason.contains(text) == true, "\(settings): \(refusal?.reason ?? "accepted")")
+  }
+  for settings in [
+    TapConfiguration(), TapConfiguration(queues: 0),
+    TapConfiguration(queues: 256, namespace: "/run/netns/a", name: "eth0"),
+  ] {
+    try fixture.apply(port(.tap, settings))
+  }
+}

@@ -84,6 +84,8 @@
 #endif
 
 static const unsigned long weft_TUNSETIFF = TUNSETIFF;
+static const unsigned long weft_TUNGETIFF = TUNGETIFF;
+static const unsigned long weft_TUNSETSTEERINGEBPF = TUNSETSTEERINGEBPF;
 static const unsigned long weft_TUNSETOFFLOAD = TUNSETOFFLOAD;
 static const unsigned long weft_TUNSETVNETHDRSZ = TUNSETVNETHDRSZ;
 static const unsigned long weft_TUNSETPERSIST = TUNSETPERSIST;
@@ -395,7 +397,7 @@ WEFT_INLINE int weft_load_socket_program(
   attributes.insn_cnt = (uint32_t)count;
   attributes.insns = (uint64_t)(uintptr_t)code;
   attributes.license = (uint64_t)(uintptr_t)license;
-  memcpy(attributes.prog_name, "weft_fanout", 12);
+  memcpy(attributes.prog_name, "weft", 5);
   if (log) {
     attributes.log_buf = (uint64_t)(uintptr_t)log;
     attributes.log_size = logBytes;
