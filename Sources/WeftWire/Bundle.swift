@@ -167,7 +167,8 @@ extension TxFrames {
       case .datagram(let head) = unsafe Datagram.read(first, pieces + Int(first.firstPiece)),
       datagram.isLike(head), bundle.total == bundle.count &* bundle.size, datagram.payload > 0,
       datagram.payload <= bundle.size, bundle.count < OpenBundle.segments,
-      IPv6.bytes &+ UDP.bytes &+ bundle.total &+ datagram.payload <= 65535, datagram.follows(head, bundle.count, isOwn: isOwn),
+      IPv6.bytes &+ UDP.bytes &+ bundle.total &+ datagram.payload <= 65535,
+      datagram.follows(head, bundle.count, isOwn: isOwn),
       hasRoom(
         pieces: 0, bytes: OpenBundle.slots &* Self.bundleHeaderBytes,
         otherPieces: reserved &+ bundle.pieces &+ Int(frame.pieces) &+ 2 &* OpenBundle.slots),

@@ -193,7 +193,9 @@ import WeftWire
   }
 
   @Test func noLongerThanAPacket() {
-    let kinds = (0..<50).map { Kind(shape: .payloadApart, payload: 1400, identification: UInt16($0), filler: UInt8($0)) }
+    let kinds = (0..<50).map {
+      Kind(shape: .payloadApart, payload: 1400, identification: UInt16($0), filler: UInt8($0))
+    }
     let found = bundle(kinds)
     #expect(found.map(\.octets) == kinds.map(finished))
     #expect(found.map(\.packets) == Array(repeating: 46, count: 46) + Array(repeating: 4, count: 4))

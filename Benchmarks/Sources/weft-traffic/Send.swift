@@ -83,7 +83,10 @@ struct Loop: ParsableCommand {
 
   @Argument(help: "One interface.") var first: String
   @Argument(help: "The other.") var second: String
-  @Option(help: "messages (recvmmsg, sendmmsg), ring (TPACKET_V2, sendmmsg), xdp (AF_XDP, copy mode) or mixed (ring in, xdp out).")
+  @Option(
+    help:
+      "messages (recvmmsg, sendmmsg), ring (TPACKET_V2, sendmmsg), xdp (AF_XDP, copy mode) or mixed (ring in, xdp out)."
+  )
   var kind = "messages"
   @Option(help: "Run on this core.") var core: Int?
 
