@@ -10,18 +10,21 @@ from lab import ROOT, Lab, Transfer, run, wait_for
 families = pytest.mark.parametrize("family", [4, 6])
 tunnels = pytest.mark.parametrize("way", ["vxlan", "mpls-over-udp"])
 
-# One datagram each from many ports to a socket that answers nothing, so that nothing goes back.
+# Datagrams from many ports, one of each and then again, so that none go together; to a socket that answers nothing, so that
+# nothing goes back.
 SEND = """
 import socket, sys, time
 address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
+flows = []
 for number in range(count):
     one = socket.socket(family, socket.SOCK_DGRAM)
     one.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 20000 + number))
-    for _ in range(5):
+    flows.append(one)
+for _ in range(5):
+    for one in flows:
         one.sendto(b"x" * 100, (address, port))
-    one.close()
-    time.sleep(0.0005)
+        time.sleep(0.0001)
 """
 SINK = """
 import socket, sys, time
