@@ -24,8 +24,11 @@ import WeftWire
   /// Of the ring that packets would be received into, which has to be there.
   private static let fillEntries: UInt32 = 64
 
-  /// `frames`: a power of two; so many are on their way at most. Fails where another socket has the queue.
-  public init(device: String, kernelIndex: UInt32, queue: Int, frames: Int) throws(SystemError) {
+  /// `frames`: a power of two; so many are on their way at most. Fails where another socket has the queue, and has not let
+  /// it go after `patience` milliseconds.
+  public init(
+    device: String, kernelIndex: UInt32, queue: Int, frames: Int, patience: Int
+  ) throws(SystemError) {
     let what = "queue \(queue) of \(device)"
     let flags = Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
     let socket = try Descriptor(Glibc.socket(AF_XDP, flags, 0), "open an AF_XDP socket for", what)
@@ -44,7 +47,7 @@ import WeftWire
     let toSend = try XDPSocket.map(socket.raw, 0x8000_0000, offsets.tx, size, 16, what)
     let completed = try XDPSocket.map(socket.raw, 0x1_8000_0000, offsets.cr, size, 8, what)
     _ = try XDPSocket.bind(
-      socket.raw, kernelIndex, UInt32(queue), nil, .always, usesFragments: false, patience: Self.patience, what)
+      socket.raw, kernelIndex, UInt32(queue), nil, .always, usesFragments: false, patience: patience, what)
     ring = unsafe XDPTransmitRing(
       socket: socket.raw, memory: memory, firstFrame: 0, frames: frames, isZeroCopy: false,
       toSend: XDPRing(toSend.base, offsets: offsets.tx, size: size),
@@ -53,7 +56,4 @@ import WeftWire
     self.memory = memory
     mappings = Rings(toSend: toSend, completed: completed)
   }
-
-  /// Milliseconds that a socket before it may take to go.
-  private static let patience = 20
 }

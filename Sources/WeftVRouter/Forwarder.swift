@@ -107,7 +107,8 @@ public final class Forwarder {
         started += 1
       }
       ports = try PortManager(
-        workers: workers, placement: placement, memory: memory, ownerSeed: Sharing.ownerSeed(seed), logger: logger)
+        workers: workers, placement: placement, memory: memory, ownerSeed: Sharing.ownerSeed(seed),
+        reported: reported, logger: logger)
       links = try NetlinkMonitor([.links])
     } catch {
       for worker in workers.prefix(started) { worker.stop() }
@@ -183,6 +184,7 @@ public final class Forwarder {
       statistics.beat(now: now)
       if entries[0].revents != 0 { stopping = true }
       if entries[2].revents != 0 { followLinks() }
+      ports.useFast()
       followReports(isNews: entries[3].revents != 0, now)
       for (index, session) in sessions.enumerated() {
         // A client's only word on its socket is that it goes.

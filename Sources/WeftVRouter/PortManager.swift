@@ -19,7 +19,7 @@ final class PortManager: PortProvider {
     var isSteered = false
     var xdp: XDPPort?
     /// What workers send frames of ordinary size by.
-    var fast: [(worker: Int, queue: FastQueue)] = []
+    var fast: FastPort?
     var guardian: Guardian?
     var isStarted = false
     var isUp: Bool
@@ -34,10 +34,11 @@ final class PortManager: PortProvider {
   let workers: [Worker]
   let placement: Placement
   let nodeMemory: NodeMemory
+  let fastNews: FastNews
   let logger: Logger
   /// Seed of the choice of flows' owners (`FlowSteering`).
   let ownerSeed: UInt64
-  private let background: Background
+  let background: Background
   /// By NUMA node.
   private var spares: [Int: SpareReceivers] = [:]
   private(set) var ports: [UInt32: Port] = [:]
@@ -60,11 +61,13 @@ final class PortManager: PortProvider {
   private static let spareCount = 16
 
   init(
-    workers: [Worker], placement: Placement, memory: NodeMemory, ownerSeed: UInt64, logger: Logger
+    workers: [Worker], placement: Placement, memory: NodeMemory, ownerSeed: UInt64, reported: ReportSignal,
+    logger: Logger
   ) throws(SystemError) {
     self.workers = workers
     self.placement = placement
     self.ownerSeed = ownerSeed
+    fastNews = FastNews(signal: reported)
     nodeMemory = memory
     self.logger = logger
     background = try Background(threads: 48)
@@ -105,10 +108,10 @@ final class PortManager: PortProvider {
       }
       // A queue that one is sent by cannot be opened a second time: it goes on with the new port.
       let isSame = !isFirst && XDPTransmitter.fits(mtu: Int(interface.mtu)) && !isStale(interface)
-      var new = try make(interface, fast: isSame ? old.fast : [])
+      var new = try make(interface, fast: isSame ? old.fast : nil)
       new.vlans = old.vlans
       new.fabricVLANs = old.fabricVLANs
-      if isSame { ports[interface.id]?.fast = [] }
+      if isSame { ports[interface.id]?.fast = nil }
       if !isFirst { close(interface.id) }
       keep(new)
       do throws(SystemError) { try selectVLANs(interface.id) } catch {
@@ -157,9 +160,7 @@ final class PortManager: PortProvider {
   func setUp(_ id: UInt32, _ isUp: Bool) { ports[id]?.isUp = isUp }
 
   /// `fast`: sockets that send out of this very interface already.
-  private func make(
-    _ interface: InterfaceConfiguration, fast: [(worker: Int, queue: FastQueue)] = []
-  ) throws(Refusal) -> Port {
+  private func make(_ interface: InterfaceConfiguration, fast: FastPort? = nil) throws(Refusal) -> Port {
     do throws(SystemError) {
       switch interface.port {
       case .packet: return try makePacket(interface, fast)
@@ -173,9 +174,7 @@ final class PortManager: PortProvider {
     throw Refusal(.device, "interface \(interface.id): pcap ports are for replay; a running forwarder has none")
   }
 
-  private func makePacket(
-    _ interface: InterfaceConfiguration, _ fast: [(worker: Int, queue: FastQueue)]
-  ) throws(SystemError) -> Port {
+  private func makePacket(_ interface: InterfaceConfiguration, _ fast: FastPort?) throws(SystemError) -> Port {
     let kernelIndex = KernelInterface.index(interface.device)
     guard kernelIndex != 0 else {
       throw SystemError("open", "\(interface.device) in the forwarder's network namespace", code: ENODEV)
@@ -203,12 +202,11 @@ final class PortManager: PortProvider {
       background.run { guardian.set(KernelGuard.virtual(kernelIndex: kernelIndex)) }
       port.guardian = guardian
     }
-    port.fast = fast.isEmpty ? openFast(interface, kernelIndex, first: port.packetQueues[0].worker) : fast
+    port.fast = fast ?? openFast(interface, kernelIndex, first: port.packetQueues[0].worker)
     logger.info(
       "interface \(interface.id) is \(interface.device)",
       metadata: [
         "role": "\(interface.role.name)", "workers": "\(port.packetQueues.map(\.worker))",
-        "af_xdp-out": "\(port.fast.map(\.worker))",
       ].merging(port.packetQueues.count > 1 ? ["flows": port.isSteered ? "to their workers" : "hashed"] : [:]) { $1 })
     if isFabric { warn(interface.device) }
     return port
@@ -229,13 +227,12 @@ final class PortManager: PortProvider {
     }
   }
 
-  private func output(_ port: Port, _ worker: Int) -> Output {
+  func output(_ port: Port, _ worker: Int) -> Output {
     if let own = port.xdp?.sockets.first(where: { $0.worker == worker && $0.queue.source.pointee.sends }) {
       return .xdp(XDPSender(socket: own.queue.source))
     }
     if let tap = port.tap { return .tap(descriptor: tap.output(worker: worker)) }
-    let fast = port.fast.first { $0.worker == worker }
-    return .packet(kernelIndex: port.kernelIndex, fast: fast?.queue.sender)
+    return .packet(kernelIndex: port.kernelIndex, fast: port.fast?.sender(worker: worker))
   }
 
   func start(_ id: UInt32) {
@@ -265,7 +262,7 @@ final class PortManager: PortProvider {
     }
     // The kernel takes its time over a socket's end: not here.
     let leftovers = Leftovers(
-      packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, fast: port.fast.map(\.queue),
+      packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, fast: port.fast,
       guardian: port.guardian)
     let ended = port.xdp == nil && port.tap == nil ? nil : try? Acknowledgement(workers: 1)
     if port.xdp != nil {
@@ -397,18 +394,15 @@ final class PortManager: PortProvider {
 
 /// What is left of a port, to be closed.
 private final class Leftovers: Sendable {
-  private struct Things {
-    var packets: [Queue<PacketReceiver>] = []
-    var fast: [FastQueue] = []
-  }
-
-  private let things: Mutex<Things>
+  private let packets: Mutex<[Queue<PacketReceiver>]>
+  private let fast: FastPort?
   private let tap: TapDevice?
   private let xdp: XDPPort?
   private let guardian: Guardian?
 
-  init(packets: [Queue<PacketReceiver>], tap: TapDevice?, xdp: XDPPort?, fast: [FastQueue], guardian: Guardian?) {
-    things = Mutex(Things(packets: packets, fast: fast))
+  init(packets: [Queue<PacketReceiver>], tap: TapDevice?, xdp: XDPPort?, fast: FastPort?, guardian: Guardian?) {
+    self.packets = Mutex(packets)
+    self.fast = fast
     self.tap = tap
     self.xdp = xdp
     self.guardian = guardian
@@ -418,7 +412,8 @@ private final class Leftovers: Sendable {
     guardian?.letGo()
     xdp?.letGo()
     tap?.letGo()
-    things.withLock { $0 = Things() }
+    fast?.letGo()
+    packets.withLock { $0 = [] }
   }
 }
 

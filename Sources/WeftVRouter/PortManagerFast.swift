@@ -1,36 +1,111 @@
 import Logging
+import Synchronization
 import WeftPorts
 import WeftRing
 import WeftSystem
 
 // Ports of kind packet send frames of ordinary size by AF_XDP where the kernel lets them: a queue of the interface for each
-// worker, as far as there are any; the others send by AF_PACKET, as do all where it does not.
+// worker, as far as there are any; the others send by AF_PACKET, as do all where it does not. The sockets are opened in the
+// background: a port forwards without them at first, and nobody waits for those of a forwarder before this one.
+
+/// What is open for sending of a port.
+final class FastPort: Sendable {
+  private struct State {
+    var queues: [(worker: Int, queue: FastQueue)] = []
+    var isOver = false
+  }
+  private let state = Mutex(State())
+
+  /// False: the port has been closed.
+  func add(_ queue: FastQueue, worker: Int) -> Bool {
+    state.withLock {
+      guard !$0.isOver else { return false }
+      $0.queues.append((worker, queue))
+      return true
+    }
+  }
+
+  /// What a worker sends by; nil: by AF_PACKET.
+  func sender(worker: Int) -> FastSender? {
+    state.withLock { state in state.queues.first(where: { $0.worker == worker })?.queue.sender }
+  }
+
+  var workers: [Int] { state.withLock { $0.queues.map(\.worker) } }
+
+  func letGo() {
+    state.withLock {
+      $0.isOver = true
+      $0.queues = []
+    }
+  }
+}
+
+/// Interfaces whose sockets have been opened, for the control thread, which is woken.
+final class FastNews: Sendable {
+  private let interfaces = Mutex<[UInt32]>([])
+  private let signal: ReportSignal
+
+  init(signal: ReportSignal) { self.signal = signal }
+
+  func tell(_ interface: UInt32) {
+    interfaces.withLock { $0.append(interface) }
+    signal.signal()
+  }
+
+  func take() -> [UInt32] {
+    interfaces.withLock { interfaces in
+      defer { interfaces = [] }
+      return interfaces
+    }
+  }
+}
 
 extension PortManager {
   /// Frames on their way: out of a NIC, which takes its time; into a pod, where they are at once.
   private static let fabricFrames = 1024
   private static let podFrames = 64
+  /// Milliseconds that a queue may take to become free.
+  private static let patience = 1000
 
-  /// `first`: the worker that gets the first queue.
-  func openFast(
-    _ interface: InterfaceConfiguration, _ kernelIndex: UInt32, first: Int
-  ) -> [(worker: Int, queue: FastQueue)] {
-    guard XDPTransmitter.fits(mtu: Int(interface.mtu)) else { return [] }
+  /// `first`: the worker that gets the first queue. Nil where frames of ordinary size are too large.
+  func openFast(_ interface: InterfaceConfiguration, _ kernelIndex: UInt32, first: Int) -> FastPort? {
+    guard XDPTransmitter.fits(mtu: Int(interface.mtu)) else { return nil }
+    let port = FastPort()
     let frames = interface.role == .fabric ? Self.fabricFrames : Self.podFrames
-    var queues: [(worker: Int, queue: FastQueue)] = []
-    for queue in 0..<min(workers.count, Ethtool.transmitQueues(interface.device)) {
-      let worker = (first + queue) % workers.count
-      do throws(SystemError) {
-        let opened = try nodeMemory.on(workers[worker].node) { () throws(SystemError) in
-          FastQueue(
-            try XDPTransmitter(device: interface.device, kernelIndex: kernelIndex, queue: queue, frames: frames))
+    let nodes = workers.map(\.node)
+    let (id, device) = (interface.id, interface.device)
+    background.run { [nodeMemory, logger, fastNews] in
+      for queue in 0..<min(nodes.count, Ethtool.transmitQueues(device)) {
+        let worker = (first + queue) % nodes.count
+        do throws(SystemError) {
+          let opened = try nodeMemory.on(nodes[worker]) { () throws(SystemError) in
+            FastQueue(
+              try XDPTransmitter(
+                device: device, kernelIndex: kernelIndex, queue: queue, frames: frames, patience: Self.patience))
+          }
+          guard port.add(opened, worker: worker) else { return }
+        } catch {
+          logger.info("worker \(worker) sends to \(device) by AF_PACKET alone", metadata: ["reason": "\(error)"])
         }
-        queues.append((worker, opened))
-      } catch {
-        logger.info(
-          "worker \(worker) sends to \(interface.device) by AF_PACKET alone", metadata: ["reason": "\(error)"])
+      }
+      fastNews.tell(id)
+    }
+    return port
+  }
+
+  /// Has workers send by what has been opened since.
+  func useFast() {
+    for id in fastNews.take() {
+      guard let port = ports[id], let fast = port.fast else { continue }
+      let owners = fast.workers
+      guard !owners.isEmpty else { continue }
+      logger.info(
+        "interface \(id) sends single frames by AF_XDP",
+        metadata: ["device": "\(port.configuration.device)", "workers": "\(owners)"])
+      guard port.isStarted else { continue }
+      for worker in owners {
+        workers[worker].post(([id] + port.vlans.keys).map { .output(interface: $0, output(port, worker)) })
       }
     }
-    return queues
   }
 }
