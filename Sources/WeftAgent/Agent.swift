@@ -23,6 +23,7 @@ public actor Agent {
   /// Something may be in the forwarder that should not, or the reverse: replay everything.
   private var needsReplay = false
   private var nextReplay: UInt64 = 0
+  private var nextRetry: UInt64 = 0
   private nonisolated let shared = Mutex(Shared())
 
   private struct Installed {
@@ -130,9 +131,29 @@ public actor Agent {
 
   /// Once a second: makes good what failed.
   func maintain() {
-    guard channel != nil, needsReplay, UnderlayWatcher.now() >= nextReplay else { return }
-    replay()
+    guard channel != nil else { return }
+    if !needsReplay { return retryAttachments() }
+    if UnderlayWatcher.now() >= nextReplay { replay() }
   }
+
+  /// Every few seconds: those that could not be put into the forwarder. What stood in their way may have gone: a queue that
+  /// another process had, a namespace that was not there yet. (Of interfaces that come up the kernel tells.)
+  private func retryAttachments() {
+    let now = UnderlayWatcher.now()
+    guard now >= nextRetry else { return }
+    nextRetry = now + 5_000_000_000
+    do {
+      let waiting = try store.attachmentsNow(where: "wanted AND reason IS NOT NULL")
+      for record in waiting.prefix(Self.retries) where channel != nil && installed[record.id] == nil {
+        let reason = try install(record)
+        guard reason != record.reason else { continue }
+        try store.setState(record.id, isWanted: true, reason: reason)
+        logger.info("attachment \(record.id) \(reason.map { "still does not forward: \($0)" } ?? "forwards")")
+      }
+    } catch { logger.warning("attachments that do not forward were not tried again: \(error)") }
+  }
+
+  private static let retries = 64
 
   /// Sends commands and notes how long it takes; the channel is given up when it does not work any more.
   private func apply(_ commands: [Command]) throws(RingError) -> [Result<Void, Refusal>] {
@@ -204,6 +225,8 @@ public actor Agent {
         if reason != record.reason { try store.setState(record.id, isWanted: true, reason: reason) }
         if let reason { logger.warning("attachment \(record.id) does not forward: \(reason)") }
       }
+      // The forwarder may have gone meanwhile, which has been said already.
+      guard channel != nil else { return }
       for record in records where record.reason != nil && installed[record.id] != nil {
         try store.setState(record.id, isWanted: true, reason: nil)
       }
@@ -268,7 +291,9 @@ public actor Agent {
       }
       if mtuChanged {
         for record in try store.attachmentsNow(where: "wanted") where installed[record.id] != nil {
-          if let reason = try install(record) { logger.warning("attachment \(record.id): \(reason)") }
+          let reason = try install(record)
+          if reason != record.reason { try store.setState(record.id, isWanted: true, reason: reason) }
+          if let reason { logger.warning("attachment \(record.id) does not forward: \(reason)") }
         }
       }
     } catch { logger.warning("the change of the underlay was not applied: \(error)") }

@@ -58,8 +58,9 @@ extension Agent {
     id: String, containerID: String, interface: String, netns: String, hostInterface: String
   ) throws(APIError) -> AttachmentRecord {
     var record = try record(where: "id = ?", [id], id)
-    if record.hostInterface != hostInterface { try uninstall(id) }
+    // First what may be refused: then nothing has changed.
     try store.setPlace(id, containerID: containerID, interface: interface, netns: netns, hostInterface: hostInterface)
+    if record.hostInterface != hostInterface { try uninstall(id) }
     record.containerID = containerID
     record.interface = interface
     record.netns = netns

@@ -47,7 +47,8 @@ extension Run {
       let key = InterfaceKey(containerID: attachment.containerID, interface: attachment.interface)
       hostInterfaces[key] = attachment.hostInterface
       if attachment.tap != nil { namespaces[key] = attachment.netns }
-      if !recorded.contains(key), !isNamespace(attachment.netns) { stale.insert(key) }
+      // Ports of virtual machines have no namespace, and are not the plugin's.
+      if !recorded.contains(key), !attachment.netns.isEmpty, !isNamespace(attachment.netns) { stale.insert(key) }
     }
     for key in recorded {
       let record = records.read(key)

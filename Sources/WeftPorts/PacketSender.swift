@@ -15,6 +15,10 @@ import WeftWire
   private let ring: Mapping
   private let slotBytes: Int
   private let plainSocket: Descriptor
+  /// Through the kernel's own way out, which cuts super-frames where the interface does not.
+  private let cuttingSocket: Descriptor
+  /// So many super-frames more go that way at once.
+  private var cutting = 0
   private var position = 0
   /// Frames in the ring that have not been handed over, the first of them, and their sizes.
   private var pending = 0
@@ -30,15 +34,18 @@ import WeftWire
     try PacketSocket.set(ringSocket.raw, PACKET_LOSS, 1, "sending")
     let ring = try PacketSocket.ring(
       ringSocket.raw, PACKET_TX_RING, slots: Self.slots, slotBytes: slotBytes, "sending")
-    plainSocket = try Self.open()
+    let plainSocket = try Self.open()
+    let cuttingSocket = try Self.open(bypasses: false)
+    self.plainSocket = plainSocket
+    self.cuttingSocket = cuttingSocket
     self.slotBytes = slotBytes
     self.ringSocket = ringSocket
     self.ring = ring
   }
 
-  private static func open() throws(SystemError) -> Descriptor {
+  private static func open(bypasses: Bool = true) throws(SystemError) -> Descriptor {
     let descriptor = try PacketSocket.open("sending")
-    try PacketSocket.set(descriptor.raw, PACKET_QDISC_BYPASS, 1, "sending")
+    if bypasses { try PacketSocket.set(descriptor.raw, PACKET_QDISC_BYPASS, 1, "sending") }
     var bytes: Int32 = 32 << 20
     if unsafe setsockopt(descriptor.raw, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, 4) != 0 {
       _ = unsafe setsockopt(descriptor.raw, SOL_SOCKET, SO_SNDBUF, &bytes, 4)
@@ -72,7 +79,7 @@ import WeftWire
         sendPlain(tx, frame, &address, &result)
         continue
       }
-      if Int(frame.length) + VirtioNetHeader.bytes + PacketSocket.headerBytes <= slotBytes {
+      if frame.packets == 1, Int(frame.length) + VirtioNetHeader.bytes + PacketSocket.headerBytes <= slotBytes {
         put(tx, frame, &address, &result)
       } else {
         flush(&address, &result)
@@ -152,13 +159,12 @@ import WeftWire
   private mutating func sendPlain(
     _ tx: TxFrames, _ frame: TxFrame, _ address: inout sockaddr_ll, _ result: inout SendResult
   ) {
-    let sent = unsafe Self.withSocketAddress(&address) { name, size in
-      var message = unsafe msghdr()
-      unsafe message.msg_name = UnsafeMutableRawPointer(mutating: name)
-      unsafe message.msg_namelen = size
-      unsafe message.msg_iov = tx.vector(frame)
-      unsafe message.msg_iovlen = Int(frame.pieces)
-      return unsafe sendmsg(plainSocket.raw, &message, Int32(MSG_DONTWAIT))
+    var sent = -1
+    if frame.packets == 1 || cutting == 0 { sent = Self.send(plainSocket.raw, tx, frame, &address) }
+    if sent < 0, frame.packets > 1, cutting > 0 || errno == ENOBUFS {
+      // Past the queueing discipline a super-frame that the interface does not cut is dropped.
+      cutting = sent < 0 && cutting == 0 ? Self.memory : cutting &- 1
+      sent = Self.send(cuttingSocket.raw, tx, frame, &address)
     }
     if sent >= 0 {
       result.packets &+= Int(frame.packets)
@@ -170,6 +176,22 @@ import WeftWire
       result.refusedUDPSegmentation = true
     }
     count(code, packets: Int(frame.packets), &result)
+  }
+
+  /// Super-frames after one that was dropped which take the way on which they are cut.
+  private static let memory = 1024
+
+  private static func send(
+    _ socket: Int32, _ tx: TxFrames, _ frame: TxFrame, _ address: inout sockaddr_ll
+  ) -> Int {
+    unsafe withSocketAddress(&address) { name, size in
+      var message = unsafe msghdr()
+      unsafe message.msg_name = UnsafeMutableRawPointer(mutating: name)
+      unsafe message.msg_namelen = size
+      unsafe message.msg_iov = tx.vector(frame)
+      unsafe message.msg_iovlen = Int(frame.pieces)
+      return unsafe sendmsg(socket, &message, Int32(MSG_DONTWAIT))
+    }
   }
 
   private func count(_ code: Int32, packets: Int, _ result: inout SendResult) {

@@ -125,6 +125,9 @@ import WeftWire
     at.set16(place, value == 0 && virtio.checksumOffset == UInt16(UDP.checksum) ? 0xFFFF : value)
   }
 
+  /// Calls in which the kernel takes nothing, before the rest waits for the next frames.
+  private static let patience = 4
+
   /// MAX_SKB_FRAGS
   private static let maximumPlaces = 17
 
@@ -163,6 +166,7 @@ import WeftWire
   mutating func kick(_ result: inout SendResult) {
     toSend.publish()
     var tries = 0
+    var idle = 0
     while toSend.wantsWakeup, tries < 256 {
       let before = toSend.pending()
       guard before > 0 else { return }
@@ -186,7 +190,9 @@ import WeftWire
         result.code = code
         return
       }
-      if sent == 0, code != EAGAIN { return }
+      // No memory for packets until some have left, perhaps.
+      idle = sent == 0 ? idle &+ 1 : 0
+      if sent == 0, code != EAGAIN || idle >= Self.patience { return }
     }
   }
 }

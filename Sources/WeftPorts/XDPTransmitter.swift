@@ -32,6 +32,10 @@ import WeftWire
     let what = "queue \(queue) of \(device)"
     let flags = Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
     let socket = try Descriptor(Glibc.socket(AF_XDP, flags, 0), "open an AF_XDP socket for", what)
+    var room: Int32 = 32 << 20
+    if unsafe setsockopt(socket.raw, SOL_SOCKET, SO_SNDBUFFORCE, &room, 4) != 0 {
+      _ = unsafe setsockopt(socket.raw, SOL_SOCKET, SO_SNDBUF, &room, 4)
+    }
     let layout = XDPLayout(mtu: 1500, largest: 0, shares: [XDPLayout.Share(receive: 0, send: frames)])
     let memory = try XDPMemory(layout, device: device)
     try memory.register(socket.raw, device: device)

@@ -148,25 +148,28 @@ public final class RingServer {
 
   deinit { if isBound { _ = unsafe unlink(path) } }
 
-  /// Removes the socket's file, for a process that exits without deinitialising.
-  public func end() {
-    if isBound { _ = unsafe unlink(path) }
-    isBound = false
-  }
-
-  /// What a forwarder that was killed had is being closed when its successor starts, the socket last of all that the
-  /// latter could find in use: it is waited for.
+  /// What a forwarder had is being closed when its successor starts, the socket last of all that the latter could find in
+  /// use: it is waited for. One that is full answers too.
   private static func makeWay(_ path: String) throws(SystemError) {
     guard unsafe access(path, F_OK) == 0 else { return }
     let end = weft_monotonic_ns() + patience
-    while let probe = try? UnixSocket.connect(path: path) {
-      _ = consume probe
+    while answers(path) {
       guard weft_monotonic_ns() < end else {
         throw SystemError("bind", "\(path) (another forwarder answers there)", code: EADDRINUSE)
       }
       usleep(2000)
     }
     _ = unsafe unlink(path)
+  }
+
+  private static func answers(_ path: String) -> Bool {
+    let flags = Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+    guard let probe = try? Descriptor(socket(AF_UNIX, flags, 0), "make", "Unix socket") else { return false }
+    var isThere = false
+    _ = try? unsafe UnixSocket.withAddress(path) { address, length throws(SystemError) in
+      isThere = unsafe connect(probe.raw, address, length) == 0 || errno == EAGAIN
+    }
+    return isThere
   }
 
   private static let patience: UInt64 = 2_000_000_000

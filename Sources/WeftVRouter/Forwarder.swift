@@ -216,11 +216,8 @@ public final class Forwarder {
     logger.info("stopping")
     for worker in workers { worker.stop() }
     sessions.removeAll()
-    if leavesPorts {
-      server.end()
-    } else {
-      ports.closeAll()
-    }
+    // With the ports the socket's file is left: as long as somebody answers there, a next forwarder waits.
+    if !leavesPorts { ports.closeAll() }
   }
 
   private static let maximumNewcomers = 64

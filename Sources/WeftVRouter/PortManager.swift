@@ -264,8 +264,8 @@ final class PortManager: PortProvider {
     let leftovers = Leftovers(
       packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, fast: port.fast,
       guardian: port.guardian)
-    let ended = port.xdp == nil && port.tap == nil ? nil : try? Acknowledgement(workers: 1)
-    if port.xdp != nil {
+    let ended = port.xdp == nil && port.tap == nil && port.fast == nil ? nil : try? Acknowledgement(workers: 1)
+    if port.xdp != nil || port.fast != nil {
       ending = ending.filter { !$0.value.wait(milliseconds: 0) }
       ending[port.kernelIndex] = ended
     }
@@ -323,6 +323,8 @@ final class PortManager: PortProvider {
     settle([.detach(interface: id)])
     ports[parent]?.vlans[id] = nil
     ports[parent]?.fabricVLANs.remove(id)
+    lost[parent]?.vlans[id] = nil
+    lost[parent]?.fabricVLANs.remove(id)
     do throws(SystemError) { try selectVLANs(parent) } catch {
       logger.error("frames of VLANs that are gone still come in: \(error)")
     }

@@ -4,8 +4,8 @@ import WeftPorts
 import WeftRing
 import WeftSystem
 
-// Ports of kind packet send frames of ordinary size by AF_XDP where the kernel lets them: a queue of the interface for each
-// worker, as far as there are any; the others send by AF_PACKET, as do all where it does not. The sockets are opened in the
+// Ports of kind packet send frames of ordinary size by AF_XDP where the interface has one queue and the kernel lets them. It is
+// one worker's; the others send by AF_PACKET, as do all where there are several queues. The sockets are opened in the
 // background: a port forwards without them at first, and nobody waits for those of a forwarder before this one.
 
 /// What is open for sending of a port.
@@ -29,6 +29,8 @@ final class FastPort: Sendable {
   func sender(worker: Int) -> FastSender? {
     state.withLock { state in state.queues.first(where: { $0.worker == worker })?.queue.sender }
   }
+
+  var isOver: Bool { state.withLock { $0.isOver } }
 
   var workers: [Int] { state.withLock { $0.queues.map(\.worker) } }
 
@@ -67,26 +69,25 @@ extension PortManager {
   /// Milliseconds that a queue may take to become free.
   private static let patience = 1000
 
-  /// `first`: the worker that gets the first queue. Nil where frames of ordinary size are too large.
+  /// `first`: the worker that gets the queue. Nil where frames of ordinary size are too large.
   func openFast(_ interface: InterfaceConfiguration, _ kernelIndex: UInt32, first: Int) -> FastPort? {
     guard XDPTransmitter.fits(mtu: Int(interface.mtu)) else { return nil }
     let port = FastPort()
     let frames = interface.role == .fabric ? Self.fabricFrames : Self.podFrames
-    let nodes = workers.map(\.node)
     let (id, device) = (interface.id, interface.device)
+    let node = workers[first].node
     background.run { [nodeMemory, logger, fastNews] in
-      for queue in 0..<min(nodes.count, Ethtool.transmitQueues(device)) {
-        let worker = (first + queue) % nodes.count
-        do throws(SystemError) {
-          let opened = try nodeMemory.on(nodes[worker]) { () throws(SystemError) in
-            FastQueue(
-              try XDPTransmitter(
-                device: device, kernelIndex: kernelIndex, queue: queue, frames: frames, patience: Self.patience))
-          }
-          guard port.add(opened, worker: worker) else { return }
-        } catch {
-          logger.info("worker \(worker) sends to \(device) by AF_PACKET alone", metadata: ["reason": "\(error)"])
+      // Of several queues the kernel chooses one for super-frames, and a flow's single frames could overtake them in another.
+      guard Ethtool.transmitQueues(device) == 1, !port.isOver else { return }
+      do throws(SystemError) {
+        let opened = try nodeMemory.on(node) { () throws(SystemError) in
+          FastQueue(
+            try XDPTransmitter(
+              device: device, kernelIndex: kernelIndex, queue: 0, frames: frames, patience: Self.patience))
         }
+        guard port.add(opened, worker: first) else { return }
+      } catch {
+        logger.info("worker \(first) sends to \(device) by AF_PACKET alone", metadata: ["reason": "\(error)"])
       }
       fastNews.tell(id)
     }

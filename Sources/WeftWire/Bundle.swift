@@ -42,9 +42,13 @@ import CLinux
       else { return .unknown }
       ip = unsafe Bytes(packet)
     }
-    guard ip.u8(isV4 ? 9 : 6) == IPProtocol.udp else { return .other }
+    let proto = ip.u8(isV4 ? 9 : 6)
+    guard proto == IPProtocol.udp else {
+      // A datagram may be behind other headers than these.
+      return isV4 || proto == IPProtocol.tcp || proto == IPProtocol.icmpv6 ? .other : .unknown
+    }
     // Fragments have no ports, and with options the ports are elsewhere.
-    guard !isV4 || ip.u8(0) == 0x45 && ip.u16(6) & (IPv4.moreFragments | IPv4.offsetMask) == 0 else { return .other }
+    guard !isV4 || ip.u8(0) == 0x45 && ip.u16(6) & (IPv4.moreFragments | IPv4.offsetMask) == 0 else { return .unknown }
     let length = isV4 ? Int(ip.u16(2)) : Int(ip.u16(4)) &+ IPv6.bytes
     let isPlain =
       frame.packets == 1 && virtio.u8(1) == VirtioNetHeader.gsoNone && Int(frame.length) == Ethernet.bytes &+ length
@@ -167,7 +171,7 @@ extension TxFrames {
       case .datagram(let head) = unsafe Datagram.read(first, pieces + Int(first.firstPiece)),
       datagram.isLike(head), bundle.total == bundle.count &* bundle.size, datagram.payload > 0,
       datagram.payload <= bundle.size, bundle.count < OpenBundle.segments,
-      IPv6.bytes &+ UDP.bytes &+ bundle.total &+ datagram.payload <= 65535,
+      Ethernet.bytes &+ IPv6.bytes &+ UDP.bytes &+ bundle.total &+ datagram.payload <= 65535,
       datagram.follows(head, bundle.count, isOwn: isOwn),
       hasRoom(
         pieces: 0, bytes: OpenBundle.slots &* Self.bundleHeaderBytes,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from conftest import WAYS
-from lab import TRAFFIC, wait_for
+from lab import TRAFFIC, Transfer, wait_for
 
 COUNT = 200
 SIZES = [64, 600, 1400]
@@ -38,6 +38,31 @@ def test_burst(lab, pods, way, family, size):
     assert found["arrived"] == COUNT and found["wrong"] == 0 and found["in_order"]
     assert found["super_frames"] > 0, "every datagram came alone"
     assert receiver.checksum_errors() == {}
+
+
+@pytest.mark.parametrize("way", ["vxlan", "mpls-over-udp"])
+def test_a_fabric_that_cuts_nothing(lab, pods, way):
+    """An interface without UDP segmentation: the kernel cuts super-frames before it."""
+    sender, receiver = pods[way]
+    address = receiver.address(4)
+    assert sender.reaches(address)
+    features = ("ethtool", "-K", "fab0", "tx-udp-segmentation")
+    lab.n1.exec(*features, "off")
+    try:
+        assert "tx-udp-segmentation: off" in lab.n1.exec("ethtool", "-k", "fab0").stdout
+        with receiver.serving("udp-collect", address, 6299, COUNT) as server:
+            pid = forwarder(lab, "n1")
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                sender.exec(TRAFFIC, "udp-burst", address, 6299, COUNT, 1000)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            found = json.loads(server.stdout.readline())
+        assert found["arrived"] == COUNT and found["wrong"] == 0
+        Transfer(sender, receiver, 4, 32 << 20).finish()
+        assert receiver.checksum_errors() == {}
+    finally:
+        lab.n1.exec(*features, "on")
 
 
 def test_sends_by_af_xdp(lab, pods):

@@ -264,6 +264,27 @@ import WeftWire
     return octets
   }
 
+  /// A fragment between two whole datagrams of its flow: the second does not go before it.
+  @Test func fragmentsAreNotOvertaken() {
+    let memory = Octets(Kind(filler: 2).frame())
+    memory.bytes.set16(20, IPv4.moreFragments)
+    IPv4.writeChecksum(memory.bytes.advanced(14), bytes: 20)
+    var frames = TxFrames(interfaces: 1)
+    defer { frames.deallocate() }
+    append(Kind(filler: 1), to: &frames)
+    let mark = frames.pieceMark
+    let head = frames.headers(VirtioNetHeader.bytes + memory.count)
+    VirtioNetHeader().write(head)
+    head.advanced(VirtioNetHeader.bytes).copy(from: memory.bytes, count: memory.count)
+    frames.piece(head, count: VirtioNetHeader.bytes + memory.count)
+    frames.finish(from: mark, length: memory.count, interface: 0)
+    append(Kind(filler: 3), to: &frames)
+    frames.bundle(interface: 0, areTunnels: false)
+    let found = arrived(frames)
+    #expect(found.map(\.packets) == [1, 1, 1])
+    #expect(found.map(\.octets) == [Kind(filler: 1).frame(), memory.array, Kind(filler: 3).frame()])
+  }
+
   /// What is not understood is left as it was, and nothing passes it.
   @Test func strangersArePassedByNobody() {
     var frames = TxFrames(interfaces: 1)
