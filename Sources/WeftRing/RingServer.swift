@@ -148,8 +148,14 @@ public final class RingServer {
 
   deinit { if isBound { _ = unsafe unlink(path) } }
 
-  /// What a forwarder had is being closed when its successor starts, the socket last of all that the latter could find in
-  /// use: it is waited for. One that is full answers too.
+  /// Removes the socket's file, for a process that exits without deinitialising.
+  public func end() {
+    if isBound { _ = unsafe unlink(path) }
+    isBound = false
+  }
+
+  /// What a forwarder that was killed had is being closed when its successor starts, the socket last of all that the
+  /// latter could find in use: it is waited for. One that is full answers too.
   private static func makeWay(_ path: String) throws(SystemError) {
     guard unsafe access(path, F_OK) == 0 else { return }
     let end = weft_monotonic_ns() + patience

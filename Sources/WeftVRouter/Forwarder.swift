@@ -216,8 +216,11 @@ public final class Forwarder {
     logger.info("stopping")
     for worker in workers { worker.stop() }
     sessions.removeAll()
-    // With the ports the socket's file is left: as long as somebody answers there, a next forwarder waits.
-    if !leavesPorts { ports.closeAll() }
+    if leavesPorts {
+      server.end()
+    } else {
+      ports.closeAll()
+    }
   }
 
   private static let maximumNewcomers = 64
