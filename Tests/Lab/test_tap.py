@@ -244,8 +244,9 @@ def test_the_forwarder_restarts(tap_lab, tap_pods, signal):
     transfer = Transfer(sender, receiver, 4, 24 << 20, rate=6 << 20)
     transfer.read(lambda: transfer.progress > 1 << 20)
     tap_lab.tool("stop", "n1", "forwarder", signal)
-    interface = link(sender)
-    assert "NO-CARRIER" in interface["flags"] and "UP" in interface["flags"]
+    # What a forwarder had open is closed after it has ended.
+    wait_for(lambda: "NO-CARRIER" in link(sender)["flags"], 10, "an interface without a carrier")
+    assert "UP" in link(sender)["flags"]
     assert sender.address(4) and sender.address(6)
     tap_lab.tool("start", "n1", "forwarder")
     wait_for(is_synchronized(tap_lab, "n1"), 20, "the agent has told the new forwarder everything")
