@@ -63,8 +63,9 @@ public final class Forwarder {
   private var sessions: [Session] = []
   private var sessionCount: UInt64 = 0
 
-  /// Makes tables, workers and the socket. Throws when the kernel will not give what it takes.
-  public init(settings: ForwarderSettings, logger: Logger) throws {
+  /// Makes tables, workers and the socket. `file`: what to forward until an agent comes. Throws when the kernel will not
+  /// give what it takes, and when an entry of the file is refused.
+  public init(settings: ForwarderSettings, tables file: TablesFile? = nil, logger: Logger) throws {
     self.settings = settings
     self.logger = logger
     signals = try Self.takeSignals()
@@ -118,6 +119,12 @@ public final class Forwarder {
     programmer = TableProgrammer(memory: tables, limits: limits, ports: ports)
     tracer = Tracer(programmer, seed: seed)
     captures = CaptureManager(programmer: programmer, ports: ports, workers: workers)
+    if let file {
+      do throws(Refusal) { try programmer.load(file) } catch {
+        for worker in workers { worker.stop() }
+        throw error
+      }
+    }
     logger.info(
       "forwarding",
       metadata: [

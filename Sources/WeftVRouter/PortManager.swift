@@ -49,11 +49,12 @@ final class PortManager: PortProvider {
   private var load: [Int]
   private(set) var takesUDPSegmentation: Bool
 
-  /// Ports of kinds af_xdp and tap that could not be opened anew, as they were; and those that are being closed, by the
-  /// kernel's index.
+  /// Ports of kinds af_xdp and tap that could not be opened anew, as they were.
   var lost: [UInt32: Port] = [:]
-  var ending: [UInt32: Acknowledgement] = [:]
-  var endingTaps: [TapPlace: Acknowledgement] = [:]
+  /// By the kernel's index.
+  var ending = PortEndings<UInt32>()
+  var endingTaps = PortEndings<TapPlace>()
+  let youth = Youth()
   /// Why those in `lost` could not be, as it has been said.
   var complaints: [UInt32: String] = [:]
 
@@ -164,8 +165,8 @@ final class PortManager: PortProvider {
     do throws(SystemError) {
       switch interface.port {
       case .packet: return try makePacket(interface, fast)
-      case .tap: return try makeTap(interface)
-      case .xdp: return try makeXDP(interface)
+      case .tap: return try youth.tryWhileTaken { () throws(SystemError) in try makeTap(interface) }
+      case .xdp: return try youth.tryWhileTaken { () throws(SystemError) in try makeXDP(interface) }
       case .pcap, .vlan: break
       }
     } catch {
@@ -202,7 +203,7 @@ final class PortManager: PortProvider {
       background.run { guardian.set(KernelGuard.virtual(kernelIndex: kernelIndex)) }
       port.guardian = guardian
     }
-    port.fast = fast ?? openFast(interface, kernelIndex, first: port.packetQueues[0].worker)
+    port.fast = fast ?? openFast(interface, kernelIndex, worker: port.packetQueues[0].worker)
     logger.info(
       "interface \(interface.id) is \(interface.device)",
       metadata: [
@@ -265,14 +266,8 @@ final class PortManager: PortProvider {
       packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, fast: port.fast,
       guardian: port.guardian)
     let ended = port.xdp == nil && port.tap == nil && port.fast == nil ? nil : try? Acknowledgement(workers: 1)
-    if port.xdp != nil || port.fast != nil {
-      ending = ending.filter { !$0.value.wait(milliseconds: 0) }
-      ending[port.kernelIndex] = ended
-    }
-    if let tap = port.tap {
-      endingTaps = endingTaps.filter { !$0.value.wait(milliseconds: 0) }
-      endingTaps[tap.place] = ended
-    }
+    if port.xdp != nil || port.fast != nil { ending.add(port.kernelIndex, ended) }
+    if let tap = port.tap { endingTaps.add(tap.place, ended) }
     background.run {
       leftovers.letGo()
       ended?.give()

@@ -10,36 +10,37 @@ import WeftSystem
 
 /// What is open for sending of a port.
 final class FastPort: Sendable {
-  private struct State {
-    var queues: [(worker: Int, queue: FastQueue)] = []
-    var isOver = false
+  private enum State {
+    case opening
+    case open(FastQueue)
+    case over
   }
-  private let state = Mutex(State())
+  private let state = Mutex(State.opening)
+  /// Whose queue it is.
+  let worker: Int
+
+  init(worker: Int) { self.worker = worker }
 
   /// False: the port has been closed.
-  func add(_ queue: FastQueue, worker: Int) -> Bool {
+  func use(_ queue: FastQueue) -> Bool {
     state.withLock {
-      guard !$0.isOver else { return false }
-      $0.queues.append((worker, queue))
+      if case .over = $0 { return false }
+      $0 = .open(queue)
       return true
     }
   }
 
   /// What a worker sends by; nil: by AF_PACKET.
   func sender(worker: Int) -> FastSender? {
-    state.withLock { state in state.queues.first(where: { $0.worker == worker })?.queue.sender }
+    guard worker == self.worker else { return nil }
+    return state.withLock { if case .open(let queue) = $0 { queue.sender } else { nil } }
   }
 
-  var isOver: Bool { state.withLock { $0.isOver } }
+  var isOpen: Bool { state.withLock { if case .open = $0 { true } else { false } } }
 
-  var workers: [Int] { state.withLock { $0.queues.map(\.worker) } }
+  var isOver: Bool { state.withLock { if case .over = $0 { true } else { false } } }
 
-  func letGo() {
-    state.withLock {
-      $0.isOver = true
-      $0.queues = []
-    }
-  }
+  func letGo() { state.withLock { $0 = .over } }
 }
 
 /// Interfaces whose sockets have been opened, for the control thread, which is woken.
@@ -69,13 +70,13 @@ extension PortManager {
   /// Milliseconds that a queue may take to become free.
   private static let patience = 1000
 
-  /// `first`: the worker that gets the queue. Nil where frames of ordinary size are too large.
-  func openFast(_ interface: InterfaceConfiguration, _ kernelIndex: UInt32, first: Int) -> FastPort? {
+  /// Nil where frames of ordinary size are too large.
+  func openFast(_ interface: InterfaceConfiguration, _ kernelIndex: UInt32, worker: Int) -> FastPort? {
     guard XDPTransmitter.fits(mtu: Int(interface.mtu)) else { return nil }
-    let port = FastPort()
+    let port = FastPort(worker: worker)
     let frames = interface.role == .fabric ? Self.fabricFrames : Self.podFrames
     let (id, device) = (interface.id, interface.device)
-    let node = workers[first].node
+    let node = workers[worker].node
     background.run { [nodeMemory, logger, fastNews] in
       // Of several queues the kernel chooses one for super-frames, and a flow's single frames could overtake them in another.
       guard Ethtool.transmitQueues(device) == 1, !port.isOver else { return }
@@ -85,9 +86,9 @@ extension PortManager {
             try XDPTransmitter(
               device: device, kernelIndex: kernelIndex, queue: 0, frames: frames, patience: Self.patience))
         }
-        guard port.add(opened, worker: first) else { return }
+        guard port.use(opened) else { return }
       } catch {
-        logger.info("worker \(first) sends to \(device) by AF_PACKET alone", metadata: ["reason": "\(error)"])
+        logger.info("worker \(worker) sends to \(device) by AF_PACKET alone", metadata: ["reason": "\(error)"])
       }
       fastNews.tell(id)
     }
@@ -98,15 +99,13 @@ extension PortManager {
   func useFast() {
     for id in fastNews.take() {
       guard let port = ports[id], let fast = port.fast else { continue }
-      let owners = fast.workers
-      guard !owners.isEmpty else { continue }
+      guard fast.isOpen else { continue }
       logger.info(
         "interface \(id) sends single frames by AF_XDP",
-        metadata: ["device": "\(port.configuration.device)", "workers": "\(owners)"])
+        metadata: ["device": "\(port.configuration.device)", "worker": "\(fast.worker)"])
       guard port.isStarted else { continue }
-      for worker in owners {
-        workers[worker].post(([id] + port.vlans.keys).map { .output(interface: $0, output(port, worker)) })
-      }
+      workers[fast.worker].post(
+        ([id] + port.vlans.keys).map { .output(interface: $0, output(port, fast.worker)) })
     }
   }
 }

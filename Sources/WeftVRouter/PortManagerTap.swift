@@ -115,7 +115,7 @@ extension PortManager {
     do {
       let namespace = try NetworkNamespace(path: path)
       let identity = namespace.identity
-      let ending = endingTaps.filter { $0.key.namespace == identity }
+      let ending = endingTaps
       let opened = try namespace.run {
         guard let there = try Self.tapPresence(name, in: identity, ending) else {
           throw SystemError(
@@ -136,13 +136,12 @@ extension PortManager {
   /// What is there of a name in the calling thread's namespace, with no queue of it open: those that are being closed
   /// are waited for. Nil: nothing.
   private static func tapPresence(
-    _ name: String, in namespace: NetworkNamespace.Identity, _ ending: [TapPlace: Acknowledgement]
+    _ name: String, in namespace: NetworkNamespace.Identity, _ ending: PortEndings<TapPlace>
   ) throws(SystemError) -> TapInterface.Presence? {
     do throws(NetlinkError) {
       let netlink = try Netlink()
       guard var link = try netlink.link(named: name) else { return nil }
-      if let ended = ending[TapPlace(namespace: namespace, index: link.index)] {
-        _ = ended.wait(milliseconds: 5000)
+      if ending.wait(TapPlace(namespace: namespace, index: link.index)) {
         guard let now = try netlink.link(named: name) else { return nil }
         link = now
       }

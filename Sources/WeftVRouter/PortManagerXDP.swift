@@ -77,8 +77,7 @@ extension PortManager {
       throw SystemError("open", "\(device) in the forwarder's network namespace", code: ENODEV)
     }
     // One that was there before has to have gone.
-    let wasOpen = ending.removeValue(forKey: kernelIndex)
-    if let wasOpen { _ = wasOpen.wait(milliseconds: 5000) }
+    let wasOpen = ending.wait(kernelIndex)
     let settings = interface.xdp
     let modes: [XDPMode]
     switch settings.mode {
@@ -90,7 +89,7 @@ extension PortManager {
     var mode: XDPMode?
     for (number, candidate) in modes.enumerated() {
       do throws(SystemError) {
-        opened = try openXDP(interface, kernelIndex, candidate, patience: wasOpen == nil ? 0 : 1000)
+        opened = try openXDP(interface, kernelIndex, candidate, patience: wasOpen ? 1000 : 0)
         mode = candidate
         break
       } catch {

@@ -44,12 +44,7 @@ public struct Replay {
       layout: StatisticsLayout(workers: workers, interfaces: Int(limits.interfaces), reasons: reasons.count),
       reasons: reasons.map { ($0.name, $0.explanation) })
     programmer = TableProgrammer(memory: tables, limits: limits, ports: ports)
-    for (command, source) in zip(file.commands, file.sources) {
-      do throws(Refusal) { try programmer.apply(command) } catch {
-        throw ReplayError("TABLES.json: at \(source): \(error.reason)")
-      }
-    }
-    programmer.commit()
+    do throws(Refusal) { try programmer.load(file) } catch { throw ReplayError(error.reason) }
     for (port, size) in superFrames.sorted(by: { $0.key < $1.key }) where ports.names[port] == nil {
       throw ReplayError("--super-frames \(port)=\(size): \(ports.unknown(port))")
     }

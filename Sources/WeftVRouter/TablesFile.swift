@@ -25,6 +25,18 @@ public struct TablesFile: Sendable {
   }
 }
 
+extension TableProgrammer {
+  /// All of a file's entries, in force when this returns. A refusal says where in the file; entries before it stay.
+  func load(_ file: TablesFile) throws(Refusal) {
+    for (command, source) in zip(file.commands, file.sources) {
+      do throws(Refusal) { try apply(command) } catch {
+        throw Refusal(error.code, "TABLES.json: at \(source): \(error.reason)")
+      }
+    }
+    commit()
+  }
+}
+
 /// Why a TABLES.json was refused.
 public struct TablesFileError: Error, Hashable, Sendable, CustomStringConvertible {
   /// What the message calls the file.

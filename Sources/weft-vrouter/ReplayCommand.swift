@@ -62,14 +62,20 @@ struct ReplayCommand: ParsableCommand {
   }
 
   func run() throws {
-    let bytes: [UInt8]
-    do { bytes = Array(try Data(contentsOf: URL(filePath: tables))) } catch {
-      throw CommandFailure("cannot read \(tables): \(error)")
-    }
     let replay = try Replay(
-      TablesFile(json: bytes), workers: workers,
+      TablesFile.read(tables), workers: workers,
       superFrames: Dictionary(uniqueKeysWithValues: superFrames.map { ($0.port, $0.bytes) }))
     try replay.run(inputs: inputs.map { ($0.port, $0.file) }, output: out, dropsFile: captureDrops)
+  }
+}
+
+extension TablesFile {
+  static func read(_ path: String) throws -> TablesFile {
+    let bytes: [UInt8]
+    do { bytes = Array(try Data(contentsOf: URL(filePath: path))) } catch {
+      throw CommandFailure("cannot read \(path): \(error)")
+    }
+    return try TablesFile(json: bytes)
   }
 }
 

@@ -11,7 +11,9 @@ struct RunCommand: ParsableCommand {
     commandName: "run",
     abstract: "Forward packets, as an agent says.",
     discussion: """
-      Starts with empty tables; an agent fills them through the socket. Runs until SIGTERM or SIGINT (exit status 0).
+      Starts with empty tables; an agent fills them through the socket. Without an agent, --tables gives it what it is \
+      to forward (docs/replay.md explains the file); an agent that connects replaces all of that by its own. Runs until \
+      SIGTERM or SIGINT (exit status 0).
       Needs root, or CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and CAP_IPC_LOCK. Logs go to standard error.
 
       Limits are fixed at start; memory is taken as entries are made. A full table refuses more with a reason.
@@ -19,6 +21,12 @@ struct RunCommand: ParsableCommand {
 
   @Option(name: .long, help: ArgumentHelp("Where agents and tools ask for their channel.", valueName: "path"))
   var socket = "/run/weft/forwarder.sock"
+
+  @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "Tables to start with; its ports open kernel interfaces: packet, af_xdp, tap or vlan.", valueName: "tables.json"))
+  var tables: String?
 
   @OptionGroup var placement: PlacementOptions
 
@@ -40,23 +48,33 @@ struct RunCommand: ParsableCommand {
       """, valueName: "microseconds"))
   var wakeLatency = WakeLatencyOption(microseconds: 0)
 
-  @Option(name: .long, help: ArgumentHelp("Most interfaces.", valueName: "count"))
-  var maxInterfaces = TableLimits().interfaces
-  @Option(name: .long, help: ArgumentHelp("Most VRFs.", valueName: "count"))
-  var maxVrfs = TableLimits().vrfs
-  @Option(name: .long, help: ArgumentHelp("Most nexthops.", valueName: "count"))
-  var maxNexthops = TableLimits().nexthops
-  @Option(name: .long, help: ArgumentHelp("Most routes, of all VRFs and both families.", valueName: "count"))
-  var maxRoutes = TableLimits().routes
+  @Option(
+    name: .long, help: ArgumentHelp("Most interfaces. (default: \(TableLimits().interfaces))", valueName: "count"))
+  var maxInterfaces: UInt32?
+  @Option(name: .long, help: ArgumentHelp("Most VRFs. (default: \(TableLimits().vrfs))", valueName: "count"))
+  var maxVrfs: UInt32?
+  @Option(name: .long, help: ArgumentHelp("Most nexthops. (default: \(TableLimits().nexthops))", valueName: "count"))
+  var maxNexthops: UInt32?
   @Option(
     name: .long,
-    help: ArgumentHelp("Most inner nodes of the routes' trees, for each family (IPv4: 2 KiB each).", valueName: "count")
+    help: ArgumentHelp(
+      "Most routes, of all VRFs and both families. (default: \(TableLimits().routes))", valueName: "count"))
+  var maxRoutes: UInt32?
+  @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "Most inner nodes of the routes' trees, for each family (IPv4: 2 KiB each). (default: \(TableLimits().routeNodes))",
+      valueName: "count")
   )
-  var maxRouteNodes = TableLimits().routeNodes
-  @Option(name: .long, help: ArgumentHelp("Most bridge entries.", valueName: "count"))
-  var maxBridge = TableLimits().bridge
-  @Option(name: .long, help: ArgumentHelp("Most flow entries of a worker, two for each flow.", valueName: "count"))
-  var maxFlows = TableLimits().flows
+  var maxRouteNodes: UInt32?
+  @Option(
+    name: .long, help: ArgumentHelp("Most bridge entries. (default: \(TableLimits().bridge))", valueName: "count"))
+  var maxBridge: UInt32?
+  @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "Most flow entries of a worker, two for each flow. (default: \(TableLimits().flows))", valueName: "count"))
+  var maxFlows: UInt32?
 
   @Option(
     name: .customLong("icmp-errors"),
@@ -73,7 +91,8 @@ struct RunCommand: ParsableCommand {
       ("--max-routes", maxRoutes, 1 << 26), ("--max-route-nodes", maxRouteNodes, 1 << 24),
       ("--max-bridge", maxBridge, 1 << 24),
       ("--max-flows", maxFlows, 1 << 28),
-    ] as [(String, UInt32, UInt32)] {
+    ] as [(String, UInt32?, UInt32)] {
+      guard let value else { continue }
       guard (1...most).contains(value) else { throw ValidationError("\(name) must be 1 to \(most), not \(value).") }
     }
     guard icmpErrors <= 1_000_000 else {
@@ -98,21 +117,21 @@ struct RunCommand: ParsableCommand {
       let reason = String(cString: strerror(errno))
       logger.warning("no closer (\(reason)): this forwarder's end will take long")
     }
-    var limits = TableLimits()
-    limits.interfaces = maxInterfaces
-    limits.vrfs = maxVrfs
-    limits.nexthops = maxNexthops
-    limits.routes = maxRoutes
-    limits.routeNodes = maxRouteNodes
-    limits.bridge = maxBridge
-    limits.flows = maxFlows
+    let start = try tables.map { try TablesFile.read($0) }
+    var limits = start?.limits ?? TableLimits()
+    for (chosen, field) in [
+      (maxInterfaces, \.interfaces), (maxVrfs, \.vrfs), (maxNexthops, \.nexthops), (maxRoutes, \.routes),
+      (maxRouteNodes, \.routeNodes), (maxBridge, \.bridge), (maxFlows, \.flows),
+    ] as [(UInt32?, WritableKeyPath<TableLimits, UInt32>)] {
+      if let chosen { limits[keyPath: field] = chosen }
+    }
     let chosen = try placement.choose()
     let settings = ForwarderSettings(
       socket: socket, cores: chosen.workers.map(\.core), idle: idle, spinMicroseconds: spin,
       wakeLatencyMicroseconds: wakeLatency.microseconds, limits: limits, errorsPerSecond: icmpErrors,
       topology: chosen.topology)
     let forwarder: Forwarder
-    do { forwarder = try Forwarder(settings: settings, logger: logger) } catch {
+    do { forwarder = try Forwarder(settings: settings, tables: start, logger: logger) } catch {
       throw CommandFailure("cannot start: \(error)")
     }
     forwarder.run(leavesPorts: hasCloser)

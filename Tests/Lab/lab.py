@@ -52,6 +52,28 @@ class Place:
         self.lab.processes.append(process)
         return process
 
+    @contextlib.contextmanager
+    def serving(self, command, *arguments):
+        """traffic.py as a server, ready."""
+        process = self.start(TRAFFIC, command, *arguments)
+        try:
+            line = process.stdout.readline()
+            assert '"listening"' in line, f"{command} in {self.name}: {line}{process.stderr.read() if not line else ''}"
+            yield process
+        finally:
+            end(process)
+
+    def ping(self, address, count=10, size=56, interval=0.02, more=(), wait=2):
+        """Sends echo requests: (answered, duplicates)."""
+        output = self.exec(
+            "ping", "-n", "-c", count, "-i", interval, "-W", wait, "-s", size, *more, address, check=False).stdout
+        received = re.search(r"(\d+) received", output)
+        assert received, f"ping {address} from {self.name}: {output}"
+        return int(received.group(1)), output.count("DUP!")
+
+    def reaches(self, address, **options):
+        return self.ping(address, **options)[0] > 0
+
     def counters(self):
         """The kernel's counters of this namespace since it was made, those of IPv6 too."""
         text = self.exec("nstat", "-asz", "--json").stdout
@@ -78,28 +100,6 @@ class Pod(Place):
     @property
     def mac(self):
         return self.exec("cat", "/sys/class/net/eth0/address").stdout.strip()
-
-    def ping(self, address, count=10, size=56, interval=0.02, more=(), wait=2):
-        """Sends echo requests: (answered, duplicates)."""
-        output = self.exec(
-            "ping", "-n", "-c", count, "-i", interval, "-W", wait, "-s", size, *more, address, check=False).stdout
-        received = re.search(r"(\d+) received", output)
-        assert received, f"ping {address} from {self.name}: {output}"
-        return int(received.group(1)), output.count("DUP!")
-
-    def reaches(self, address, **options):
-        return self.ping(address, **options)[0] > 0
-
-    @contextlib.contextmanager
-    def serving(self, command, *arguments):
-        """traffic.py as a server, ready."""
-        process = self.start(TRAFFIC, command, *arguments)
-        try:
-            line = process.stdout.readline()
-            assert '"listening"' in line, f"{command} in {self.name}: {line}{process.stderr.read() if not line else ''}"
-            yield process
-        finally:
-            end(process)
 
 
 def end(process):
