@@ -16,7 +16,7 @@ final class Background: Sendable {
 
   init(threads: Int) throws(SystemError) {
     event = try .semaphore()
-    ended = try Acknowledgement(workers: threads)
+    ended = Acknowledgement(workers: threads)
     self.threads = threads
     var attributes = pthread_attr_t()
     pthread_attr_init(&attributes)

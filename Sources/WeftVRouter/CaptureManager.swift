@@ -131,8 +131,8 @@ final class CaptureManager {
   private func end(_ id: UInt32) {
     programmer.setCaptured(id, nil)
     // The memory goes when no worker writes into it any more.
-    let isLetGo = ports.settle([.stopCapture(id: id)])
-    guard let capture = captures.removeValue(forKey: id), !isLetGo else { return }
+    let late = ports.settle([.stopCapture(id: id)])
+    guard let capture = captures.removeValue(forKey: id), late != nil else { return }
     abandoned.append(capture)
   }
 

@@ -349,7 +349,7 @@ public final class Forwarder {
     var records: [FlowRecord] = []
     while worker < workers.count, records.count < limit {
       let answer = FlowAnswer()
-      guard let acknowledgement = try? Acknowledgement(workers: 1) else { return (records, 0) }
+      let acknowledgement = Acknowledgement(workers: 1)
       workers[worker].post([
         .readFlows(cursor: position, limit: limit - records.count, answer), .acknowledge(acknowledgement),
       ])

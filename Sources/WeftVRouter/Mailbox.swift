@@ -87,24 +87,6 @@ final class FlowFound: Sendable {
   }
 }
 
-/// Tells the control thread that workers have got so far in their mail.
-final class Acknowledgement: Sendable {
-  private let left: Atomic<Int>
-  private let event: Descriptor
-
-  init(workers: Int) throws(SystemError) {
-    left = Atomic(workers)
-    event = try .event()
-  }
-
-  func give() {
-    if left.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0 { event.signal() }
-  }
-
-  /// Waits for all; false when that takes longer than `milliseconds`.
-  func wait(milliseconds: Int32) -> Bool { event.wait(milliseconds: milliseconds) }
-}
-
 /// Workers tell the control thread that they have reported something.
 final class ReportSignal: Sendable {
   private let event: Descriptor

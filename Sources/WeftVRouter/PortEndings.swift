@@ -21,7 +21,7 @@ struct PortEndings<Place: Hashable & Sendable>: Sendable {
   @discardableResult
   func wait(_ place: Place) -> Bool {
     guard let ended = entries[place] else { return false }
-    _ = ended.wait(milliseconds: 5000)
+    ended.wait(milliseconds: 5000)
     return true
   }
 }

@@ -258,17 +258,16 @@ final class PortManager: PortProvider {
     guard let port = ports.removeValue(forKey: id) else { return }
     if byKernelIndex[port.kernelIndex] == id { byKernelIndex[port.kernelIndex] = nil }
     count(port, -1)
-    if port.isStarted {
-      settle(([id] + port.vlans.keys).map { .detach(interface: $0) })
-    }
+    let late = port.isStarted ? settle(([id] + port.vlans.keys).map { .detach(interface: $0) }) : nil
     // The kernel takes its time over a socket's end: not here.
     let leftovers = Leftovers(
       packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, fast: port.fast,
       guardian: port.guardian)
-    let ended = port.xdp == nil && port.tap == nil && port.fast == nil ? nil : try? Acknowledgement(workers: 1)
+    let ended = port.xdp == nil && port.tap == nil && port.fast == nil ? nil : Acknowledgement(workers: 1)
     if port.xdp != nil || port.fast != nil { ending.add(port.kernelIndex, ended) }
     if let tap = port.tap { endingTaps.add(tap.place, ended) }
     background.run {
+      late?.wait()
       leftovers.letGo()
       ended?.give()
     }
@@ -350,15 +349,14 @@ final class PortManager: PortProvider {
   /// Once a second.
   func settleSpares() { for spare in spares.values { spare.settle() } }
 
-  /// Puts mail to all workers and waits until all have read it.
-  /// False where that takes too long.
+  /// Puts mail to all workers and waits until all have read it. Not nil where that takes too long: it tells when they have.
   @discardableResult
-  func settle(_ mail: [Mail]) -> Bool {
-    guard let acknowledgement = try? Acknowledgement(workers: workers.count) else { return false }
+  func settle(_ mail: [Mail]) -> Acknowledgement? {
+    let acknowledgement = Acknowledgement(workers: workers.count)
     for worker in workers { worker.post(mail + [.acknowledge(acknowledgement)]) }
-    if acknowledgement.wait(milliseconds: 5000) { return true }
+    if acknowledgement.wait(milliseconds: 5000) { return nil }
     logger.error("a worker has not read its mail for 5 s")
-    return false
+    return acknowledgement
   }
 
   /// An interface's link has changed; its number where that is news.

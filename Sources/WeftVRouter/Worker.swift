@@ -79,7 +79,7 @@ final class Worker: @unchecked Sendable {
     flowEvents = try WorkerRing()
     wake = try .event()
     poller = try Descriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), "make", "epoll descriptor")
-    started = try Acknowledgement(workers: 1)
+    started = Acknowledgement(workers: 1)
     try watch(wake.raw, Self.wakeToken)
   }
 
@@ -101,7 +101,7 @@ final class Worker: @unchecked Sendable {
       argument.release()
       throw SystemError("start", "worker \(index)", code: status)
     }
-    _ = started.wait(milliseconds: -1)
+    started.wait()
     if let error = failure.withLock({ $0 }) {
       pthread_join(thread, nil)
       throw error

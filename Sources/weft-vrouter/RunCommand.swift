@@ -131,7 +131,11 @@ struct RunCommand: ParsableCommand {
       wakeLatencyMicroseconds: wakeLatency.microseconds, limits: limits, errorsPerSecond: icmpErrors,
       topology: chosen.topology)
     let forwarder: Forwarder
-    do { forwarder = try Forwarder(settings: settings, tables: start, logger: logger) } catch {
+    do {
+      forwarder = try Forwarder(settings: settings, tables: start, logger: logger)
+    } catch let refusal as Refusal {
+      throw CommandFailure("cannot start: \(refusal.reason)")
+    } catch {
       throw CommandFailure("cannot start: \(error)")
     }
     forwarder.run(leavesPorts: hasCloser)

@@ -1,6 +1,8 @@
 """The path of super-frames under what happens on a real underlay: packets that are lost and sent again, congestion marks,
 and flows that are translated and judged on their way. The receivers' kernels check every checksum, the programs a hash."""
 import json
+import subprocess
+import threading
 
 import pytest
 from lab import TRAFFIC, Transfer, run, wait_for
@@ -199,7 +201,6 @@ def test_bad_tables_are_refused(wire, tmp_path):
 
 @pytest.mark.parametrize("port", ["packet", "tap", "af_xdp"])
 def test_restart_at_once(port):
-    """The kernel still closes queues of the one before when the next one opens them, for some tens of milliseconds."""
     wire = Wire(port, lambda _: {})
     try:
         for _ in range(3):
@@ -208,6 +209,38 @@ def test_restart_at_once(port):
             assert old.wait(10) == 0
             wire.start_forwarder("n1")
             assert wire.a.reaches(wire.b.address(4), count=20, interval=0.05)
+    finally:
+        assert wire.down() == ""
+
+
+HOLD = """
+import fcntl, struct, sys, time
+queue = open("/dev/net/tun", "r+b", buffering=0)
+# TUNSETIFF; IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE
+fcntl.ioctl(queue, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x0002 | 0x1000 | 0x4000 | 0x0100))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_queues_that_are_still_open():
+    """The kernel may still close those of the forwarder before when the next one opens them: it waits, for a while."""
+    wire = Wire("tap", lambda _: {})
+    try:
+        wire.forwarders["n1"].terminate()
+        assert wire.forwarders["n1"].wait(10) == 0
+        holder = wire.a.start("/usr/bin/python3", "-c", HOLD, stdin=subprocess.PIPE)
+        assert holder.stdout.readline() == "held\n"
+        threading.Timer(0.7, holder.stdin.close).start()
+        wire.start_forwarder("n1")
+        assert wire.a.reaches(wire.b.address(4), count=20, interval=0.05)
+        # One that stays open is told of, and is no other forwarder's.
+        wire.forwarders["n1"].terminate()
+        assert wire.forwarders["n1"].wait(10) == 0
+        holder = wire.a.start("/usr/bin/python3", "-c", HOLD, stdin=subprocess.PIPE)
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(AssertionError, match="1 of its queues are open already"):
+            wire.start_forwarder("n1")
     finally:
         assert wire.down() == ""
 

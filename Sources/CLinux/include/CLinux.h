@@ -34,6 +34,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -240,6 +241,12 @@ WEFT_INLINE uint64_t weft_monotonic_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+// Which Swift's Glibc module does not show (glibc 2.30).
+WEFT_INLINE int weft_sem_wait_until(sem_t *_Nonnull semaphore, uint64_t monotonic_ns) {
+  struct timespec end = {(time_t)(monotonic_ns / 1000000000ull), (long)(monotonic_ns % 1000000000ull)};
+  return sem_clockwait(semaphore, CLOCK_MONOTONIC, &end);
 }
 
 // MARK: macros and variadic calls
