@@ -1,3 +1,4 @@
+import Glibc
 import WeftAPI
 
 // What is asked of attachments: each request is done before the next one begins.
@@ -105,6 +106,17 @@ extension Agent {
     guard !due.isEmpty else { return }
     logger.info("dropping \(due.count) reservations of pods that never came")
     _ = try delete(due)
+  }
+
+  /// Drops what only the forwarder knew of (`Recovery`) and whose interface is gone; `claiming`: that too whose device has
+  /// found its owner again.
+  func forgetRecovered(claiming device: String? = nil) throws(APIError) {
+    let gone = try store.attachmentsNow(where: "origin = 'recovered'").filter {
+      let isThere = $0.tapQueues == nil ? if_nametoindex($0.hostInterface) != 0 : access($0.netns, F_OK) == 0
+      return !isThere || $0.hostInterface == device
+    }
+    guard !gone.isEmpty else { return }
+    _ = try delete(gone)
   }
 
   /// Ports are put into the forwarder again.

@@ -31,6 +31,8 @@ public struct AgentProgram: Sendable {
     self.logger = logger
     self.onListening = onListening
     let store = try Store(configuration)
+    if let damage = store.damage { logger.error("\(damage)") }
+    try Recovery(configuration: configuration, logger: logger).run(into: store)
     let netlink = try Netlink()
     let monitor = try NetlinkMonitor()
     agent = try Agent(configuration, store: store, logger: logger)
@@ -104,11 +106,12 @@ private struct Housekeeping: Service {
   func run() async throws {
     await cancelWhenGracefulShutdown {
       while !Task.isCancelled {
-        try? await Task.sleep(for: .seconds(60))
+        try? await Task.sleep(for: .seconds(10))
         if Task.isCancelled { return }
         do {
           try await agent.expireReservations(
             olderThan: HTTPInterface.reservationSeconds, limit: HTTPInterface.reservationLimit)
+          try await agent.forgetRecovered()
         } catch { logger.warning("cannot drop old reservations: \(error)") }
       }
     }

@@ -12,6 +12,8 @@ public struct AttachmentRecord: Hashable, Sendable {
     case pod
     /// `POST /port`.
     case port
+    /// Nobody known: a forwarder had it when the database was lost (`Recovery`).
+    case recovered
   }
 
   /// The VMI's UUID, lower case.

@@ -20,8 +20,18 @@ public struct AgentConfiguration: Hashable, Sendable {
   public var peers: [Peer]
   /// The host ends of pods' interfaces.
   public var pods = PortSettings()
+  /// Where a new database finds what is on the node.
+  public var recovery = RecoverySettings()
 
   public func network(_ name: String) -> VirtualNetwork? { networks.first { $0.name == name } }
+}
+
+/// Folders that a new database is filled from.
+public struct RecoverySettings: Hashable, Sendable {
+  /// The CNI plugin's config-dir.
+  public var plugin = "/var/lib/contrail/ports/vm"
+  /// Where Tungsten Fabric's port-control script keeps virtual machines' ports.
+  public var ports = "/var/lib/contrail/ports"
 }
 
 /// The kernel's interface towards the underlay, where tunnels begin and end.

@@ -53,7 +53,7 @@ extension AgentConfiguration {
   private init(_ root: ConfigurationNode) throws(ConfigurationError) {
     let top = try root.mapping([
       "node", "fabric", "forwarder", "database", "listen", "default-network", "networks", "peers",
-      "pods",
+      "pods", "recovery",
     ])
     node = try top.required("node", "the node's name").name("the node's name")
     fabric = try Fabric(top.required("fabric", "the interface towards the underlay, as {interface: eth0}"))
@@ -76,6 +76,10 @@ extension AgentConfiguration {
     for node in try list.list() { networks.append(try VirtualNetwork(node)) }
     guard let only = networks.first else { throw list.error("holds no network") }
     if let node = top["pods"] { pods = try PortSettings(node.mapping(PortSettings.podKeys), PortSettings.podKinds) }
+    if let mapping = try top["recovery"]?.mapping(["plugin", "ports"]) {
+      if let folder = mapping["plugin"] { recovery.plugin = try folder.path("the CNI plugin's config-dir", 4000) }
+      if let folder = mapping["ports"] { recovery.ports = try folder.path("the port-control script's folder", 4000) }
+    }
     peers = []
     for node in try top.items("peers") { peers.append(try Peer(node)) }
     if let node = top["default-network"] {

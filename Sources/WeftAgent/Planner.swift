@@ -32,11 +32,11 @@ public struct Planner: Sendable {
     self.numbers = numbers
   }
 
-  private static func vrf(_ network: String) -> Identifier { Identifier(.vrf, "network/\(network)") }
-  private static func translation(_ network: String) -> Identifier { Identifier(.nexthop, "network/\(network)") }
+  static func vrf(_ network: String) -> Identifier { Identifier(.vrf, "network/\(network)") }
+  static func translation(_ network: String) -> Identifier { Identifier(.nexthop, "network/\(network)") }
 
   /// Networks share a tunnel where it would say the same.
-  private static func tunnel(_ peer: Peer, _ network: VirtualNetwork, _ member: PeerNetwork) -> Identifier {
+  static func tunnel(_ peer: Peer, _ network: VirtualNetwork, _ member: PeerNetwork) -> Identifier {
     let mac = network.encapsulation == .vxlan ? "/\(member.routerMAC)" : ""
     return Identifier(.nexthop, "tunnel/\(peer.name)/\(network.encapsulation.name)\(mac)")
   }

@@ -67,6 +67,7 @@ extension HTTPInterface {
         Set(addresses).isSubset(of: there.addresses)
       else { throw APIError(.conflict, "port \(id) is there with other properties; delete it first") }
     } else {
+      try await agent.forgetRecovered(claiming: device)
       let (record, isNew) = try await store.reserve(
         NewAttachment(
           id: id, containerID: instance, interface: device, netns: "", network: network, hostInterface: device,
@@ -87,18 +88,12 @@ extension HTTPInterface {
     }
   }
 
-  /// A network by its UUID or name.
   private func network(_ vnID: String?) throws -> String {
-    guard let vnID, !vnID.isEmpty, vnID != "None" else { return configuration.defaultNetwork }
-    let uuid = Derived.uuid(vnID)
-    for network in configuration.networks
-    where network.name == vnID || uuid != nil && Derived.networkUUID(network.name) == uuid {
-      return network.name
-    }
+    if let network = configuration.network(id: vnID) { return network.name }
     let known = configuration.networks.map { "\($0.name) (\(Derived.networkUUID($0.name)))" }
     throw APIError(
       .unknownNetwork,
-      "vn-id \"\(vnID.short)\" is no network of this agent's; there are \(known.joined(separator: ", "))")
+      "vn-id \"\((vnID ?? "").short)\" is no network of this agent's; there are \(known.joined(separator: ", "))")
   }
 
   private func port(_ context: Context) async throws -> Port {
@@ -137,5 +132,14 @@ extension HTTPInterface {
       .notSupported,
       "virtual gateways (a network's way out through the host) are not supported; the forwarder answers for each "
         + "subnet's gateway by itself")
+  }
+}
+
+extension AgentConfiguration {
+  /// A network as the field's clients name it, by its UUID or name; the default one where they name none.
+  func network(id: String?) -> VirtualNetwork? {
+    guard let id, !id.isEmpty, id != "None" else { return network(defaultNetwork) }
+    let uuid = Derived.uuid(id)
+    return networks.first { $0.name == id || uuid != nil && Derived.networkUUID($0.name) == uuid }
   }
 }

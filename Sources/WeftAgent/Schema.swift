@@ -43,6 +43,11 @@ enum Schema {
       // Queues of a TAP interface; NULL: a veth.
       try db.execute(sql: "ALTER TABLE attachment ADD COLUMN tap_queues INTEGER")
     }
+    migrator.registerMigration("3") { db in
+      // A database without this is new: what is on the node already is to be taken into it.
+      try db.execute(
+        sql: "INSERT INTO setting (name, value) SELECT 'begun', '1' WHERE EXISTS (SELECT 1 FROM identifier)")
+    }
     return migrator
   }
 }

@@ -13,6 +13,8 @@ public final class Store: Sendable {
   /// Held for as long as the store lives: one agent a database.
   private let lock: FileLock
   let memory: Mutex<Memory>
+  /// What was found instead of a database that can be read, for people; nil: all was well.
+  let damage: String?
 
   /// What is kept in memory beside the file, to find free addresses and numbers fast.
   struct Memory {
@@ -34,17 +36,15 @@ public final class Store: Sendable {
         atPath: folder, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o755])
     } catch { throw APIError(.database, "cannot make the folder \(folder) of the database: \(error)") }
     lock = try FileLock(path + ".lock", for: path)
+    var damage: String?
     do {
-      var settings = Configuration()
-      settings.label = "agent"
-      settings.busyMode = .timeout(5)
-      settings.maximumReaderCount = 2
-      // After a power cut the last moments may be missing; the containers are gone then as well.
-      settings.prepareDatabase { try $0.execute(sql: "PRAGMA synchronous = NORMAL") }
-      let created = !FileManager.default.fileExists(atPath: path)
-      database = try DatabasePool(path: path, configuration: settings)
-      if created { _ = chmod(path, 0o600) }
-      try Schema.migrator.migrate(database)
+      do { database = try Self.open(path) } catch let error as DatabaseError where Self.isDamage(error) {
+        // What it held is found again on the node as far as may be (`Recovery`); the file is kept for whoever wants to look.
+        let aside = "\(path).damaged-\(WallClock.nanoseconds() / 1_000_000_000)"
+        for ending in ["", "-wal", "-shm"] { rename(path + ending, aside + ending) }
+        damage = "the database \(path) cannot be read (\(error)); it has been moved to \(aside)"
+        database = try Self.open(path)
+      }
       let unknown = try database.read { try Schema.migrator.hasBeenSuperseded($0) }
       guard !unknown else {
         throw APIError(.database, "the database \(path) was made by a newer weft-agent; use that, or another database")
@@ -53,6 +53,27 @@ public final class Store: Sendable {
     } catch let error as APIError { throw error } catch {
       throw APIError(.database, "cannot use the database \(path): \(error)")
     }
+    self.damage = damage
+  }
+
+  private static func open(_ path: String) throws -> DatabasePool {
+    var settings = Configuration()
+    settings.label = "agent"
+    settings.busyMode = .timeout(5)
+    settings.maximumReaderCount = 2
+    // After a power cut the last moments may be missing; the containers are gone then as well.
+    settings.prepareDatabase { try $0.execute(sql: "PRAGMA synchronous = NORMAL") }
+    let created = !FileManager.default.fileExists(atPath: path)
+    let database = try DatabasePool(path: path, configuration: settings)
+    if created { _ = chmod(path, 0o600) }
+    let complaint = try database.read { try String.fetchOne($0, sql: "PRAGMA quick_check(1)") }
+    guard complaint == "ok" else { throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: complaint) }
+    try Schema.migrator.migrate(database)
+    return database
+  }
+
+  private static func isDamage(_ error: DatabaseError) -> Bool {
+    error.resultCode == .SQLITE_CORRUPT || error.resultCode == .SQLITE_NOTADB
   }
 
   private static func load(_ db: GRDB.Database, _ configuration: AgentConfiguration) throws -> Memory {

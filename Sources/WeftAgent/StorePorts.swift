@@ -6,12 +6,15 @@ extension Store {
   /// Remembers a port as it was posted.
   func setPort(_ port: Port, time: String) async throws {
     do {
-      let body = String(decoding: try JSONEncoder().encode(port), as: UTF8.self)
-      try await database.write {
-        try $0.execute(
-          sql: "INSERT OR REPLACE INTO port (id, body, time) VALUES (?, ?, ?)", arguments: [port.id, body, time])
-      }
+      try await database.write { try self.insert(port, time: time, $0) }
     } catch { throw Self.fault("remember port \(port.id)", error) }
+  }
+
+  /// Within a transaction.
+  func insert(_ port: Port, time: String, _ db: GRDB.Database) throws {
+    let body = String(decoding: try JSONEncoder().encode(port), as: UTF8.self)
+    try db.execute(
+      sql: "INSERT OR REPLACE INTO port (id, body, time) VALUES (?, ?, ?)", arguments: [port.id, body, time])
   }
 
   func port(_ id: String) async throws -> Port? {

@@ -24,8 +24,9 @@ extension Run {
         .tryAgainLater, "\(key) was deleted, but the agent at \(settings.agent) could not be told yet",
         details: "an attachment made now would be taken for the old one; does weft-agent run, what does its log say?")
     }
-    var record = Record(
-      configuration: configuration.name, containerID: key.containerID, interface: interface, netns: netns)
+    var record = PluginRecord(
+      configuration: configuration.name, containerID: key.containerID, interface: interface, netns: netns,
+      podName: wishes.podName, podNamespace: wishes.podNamespace, podUID: wishes.podUID)
     let isRetry = records.exists(key)
     record.hostInterface = records.read(key)?.hostInterface
     try records.write(record)

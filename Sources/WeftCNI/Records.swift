@@ -3,35 +3,6 @@ import WeftAPI
 import WeftNetlink
 import WeftWire
 
-/// What the plugin remembers of an interface that it made or was about to make.
-struct Record: Hashable, Sendable, Codable {
-  /// The name of the network configuration that it was made under.
-  var configuration: String
-  var containerID: String
-  var interface: String
-  var netns: String
-  /// From here on nil until the agent has answered.
-  var hostInterface: String?
-  /// The interface is a TAP interface; nil: an end of a veth.
-  var isTap: Bool?
-  var network: String?
-  var mac: MACAddress?
-  /// Bytes, as it was set.
-  var mtu: Int?
-  var addresses: [InterfaceAddress]?
-  /// Those that were set: not one that another interface of the container had already.
-  var routes: [AttachmentRoute]?
-
-  enum CodingKeys: String, CodingKey {
-    case configuration
-    case containerID = "container-id"
-    case interface, netns
-    case hostInterface = "host-interface"
-    case isTap = "tap"
-    case network, mac, mtu, addresses, routes
-  }
-}
-
 /// The files under config-dir. An interface has one, "CONTAINERID:IFNAME.json", from before the agent is asked until DEL
 /// is done with it; its name alone is enough to have everything removed. Where the agent could not be told of a DEL the
 /// file becomes "CONTAINERID:IFNAME.deleted", and the next run that reaches the agent makes it good.
@@ -49,19 +20,19 @@ struct Records {
   }
 
   /// Nil when there is none, or nothing legible.
-  func read(_ key: InterfaceKey) -> Record? {
+  func read(_ key: InterfaceKey) -> PluginRecord? {
     let descriptor = open(path(key, .present), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
     guard let bytes = Files.readAll(descriptor, limit: 1 << 20) else { return nil }
-    return try? Coding.decode(Record.self, from: bytes).get()
+    return try? Coding.decode(PluginRecord.self, from: bytes).get()
   }
 
   /// There is a file, legible or not.
   func exists(_ key: InterfaceKey) -> Bool { access(path(key, .present), F_OK) == 0 }
 
   /// Whole or not at all: a new file takes the old one's place.
-  func write(_ record: Record) throws(CNIError) {
+  func write(_ record: PluginRecord) throws(CNIError) {
     let key = InterfaceKey(containerID: record.containerID, interface: record.interface)
     let new = path(key, .new)
     let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW

@@ -1,49 +1,11 @@
 """Many pods on a node, and what others notice of those that come and go."""
 import concurrent.futures
-import contextlib
-import json
-import subprocess
 
 import pytest
-from lab import TRAFFIC, Transfer, run, wait_for
+from lab import Transfer, run, undisturbed, wait_for
 from test_lifecycle import host_links, records
 
 MANY = 250
-
-
-class Numbered:
-    """Numbered datagrams from one pod to another, 2,000 a second, until it is asked how many were lost."""
-
-    port = 6000
-
-    def __init__(self, sender, receiver, family):
-        Numbered.port += 1
-        address = receiver.address(family)
-        self.what = f"{sender.name} to {receiver.name} over IPv{family}"
-        wait_for(lambda: sender.reaches(address, count=1, wait=1), 10, self.what)
-        self.server = receiver.start(TRAFFIC, "udp-count", address, Numbered.port, stdin=subprocess.PIPE)
-        assert '"listening"' in self.server.stdout.readline(), self.server.stderr.read()
-        self.client = sender.start(TRAFFIC, "udp-numbers", address, Numbered.port, 2000, stdin=subprocess.PIPE)
-
-    def finish(self):
-        self.client.stdin.close()
-        sent = json.loads(self.client.stdout.readline())["sent"]
-        self.server.stdin.close()
-        result = json.loads(self.server.stdout.readline())
-        for process in (self.client, self.server):
-            process.wait(10)
-        return sent, result
-
-
-@contextlib.contextmanager
-def undisturbed(*ways):
-    """While this lasts, no datagram of these pods is lost, nor comes twice."""
-    streams = [Numbered(sender, receiver, family) for sender, receiver in ways for family in (4, 6)]
-    yield
-    for stream in streams:
-        sent, result = stream.finish()
-        assert sent > 1000, stream.what
-        assert (result["received"], result["missing"], result["twice"]) == (sent, [], 0), f"{stream.what}: {result}"
 
 
 def test_nobody_notices_forty_others(lab, pods):
