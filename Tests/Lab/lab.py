@@ -9,6 +9,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAB = ROOT / "tools" / "lab"
+BINARIES = pathlib.Path(os.environ.get("WEFT_BIN", ROOT / ".build" / "release"))
 TRAFFIC = pathlib.Path(__file__).with_name("traffic.py")
 ROUTER_MAC = "00:00:5e:00:01:00"
 
@@ -245,7 +246,8 @@ class Lab:
         return json.loads(self.tool("http", node, method, path).stdout)
 
     def weft(self, node, *arguments):
-        return json.loads(self.tool("weft", node, *arguments, "--json").stdout)
+        socket = f"{self.folder}/{node}/forwarder.sock"
+        return json.loads(run(BINARIES / "weft", *arguments, "--socket", socket, "--json").stdout)
 
     def attachments(self, node):
         return self.http(node, "GET", "/v1/attachments")

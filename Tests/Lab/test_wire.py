@@ -5,8 +5,8 @@ import subprocess
 import threading
 
 import pytest
-from lab import TRAFFIC, Transfer, run, wait_for
-from wire import BINARIES, Wire
+from lab import BINARIES, TRAFFIC, Transfer, run, wait_for
+from wire import Wire
 
 FAMILIES = [4, 6]
 # An odd number, so that the last segments are odd too.

@@ -4,9 +4,7 @@ import json
 import os
 import pathlib
 
-from lab import LAB, ROUTER_MAC, Place, end, run, wait_for
-
-BINARIES = pathlib.Path(os.environ.get("WEFT_BIN", LAB.parents[1] / ".build" / "release"))
+from lab import BINARIES, LAB, ROUTER_MAC, Place, end, run, wait_for
 
 
 class Host(Place):
