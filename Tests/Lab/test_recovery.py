@@ -1,11 +1,13 @@
 """An agent whose database is gone or cannot be read finds on the node what it had told the forwarder."""
+import contextlib
 import json
 import pathlib
+import re
 import sqlite3
 import time
 
 import pytest
-from lab import Lab, undisturbed, wait_for
+from lab import Lab, Pod, run, undisturbed, wait_for
 from test_lifecycle import records
 
 PORT = {
@@ -141,3 +143,69 @@ def test_a_reboot(node):
     node.tool("http", "n1", "DELETE", f"/port/{PORT['id']}")
     node.delete(again)
     assert node.attachments("n1") == [] and records(node, "n1") == []
+
+
+def test_a_database_of_the_first_schema(node):
+    """It is brought up to date, and what it remembers holds."""
+    node.tool("stop", "n1", "agent")
+    database = pathlib.Path(node.folder) / "n1" / "agent.db"
+    for file in database.parent.glob("agent.db*"):
+        file.unlink()
+    connection = sqlite3.connect(database)
+    connection.executescript(pathlib.Path(__file__).with_name("first-schema.sql").read_text())
+    connection.close()
+    node.tool("start", "n1", "agent")
+    (old,) = node.attachments("n1")
+    assert (old["container-id"], old["state"]) == ("old-container", "reserved")
+    assert [address["address"] for address in old["addresses"]] == ["10.1.1.77/16", "fd00:1::1:77/64"]
+    new = node.pod("n1", "new")
+    assert new.address(4) == "10.1.1.78"
+    node.delete(new)
+    node.tool("http", "n1", "DELETE", "/v1/attachments/old-container/eth0")
+    assert node.attachments("n1") == []
+
+
+def test_a_full_disk(node):
+    """What cannot be remembered is refused and leaves nothing; what forwards goes on; with room again all is well."""
+    folder = pathlib.Path(node.folder) / "n1" / "disk"
+    folder.mkdir()
+    config = pathlib.Path(node.folder) / "n1" / "agent.yaml"
+    text = config.read_text()
+    node.tool("stop", "n1", "agent")
+    run("mount", "-t", "tmpfs", "-o", "size=8m", "none", folder)
+    try:
+        config.write_text(re.sub("^database: .*$", f"database: {folder}/agent.db", text, flags=re.M))
+        node.tool("start", "n1", "agent")
+        there = node.attachments("n1")
+        pod = node.pod("n1", "before")
+        with contextlib.suppress(OSError), open(folder / "ballast", "wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
+        outcomes = []
+        for number in range(40):
+            outcome = node.tool("pod-add", "n1", f"full{number}", "blue", check=False)
+            outcomes.append(outcome)
+            if outcome.returncode != 0:
+                break
+        failed = outcomes[-1]
+        assert failed.returncode != 0 and "database" in failed.stdout, failed.stdout
+        assert far_reaches(node, pod)
+        (folder / "ballast").unlink()
+        for number in range(len(outcomes) - 1):
+            made = Pod(node, "n1", f"full{number}", "blue")
+            node.delete(made)
+        again = node.pod("n1", "again")
+        assert far_reaches(node, again)
+        node.delete(again)
+        node.delete(pod)
+        assert node.attachments("n1") == there
+    finally:
+        node.tool("stop", "n1", "agent", check=False)
+        run("umount", "-l", folder)
+        folder.rmdir()
+        config.write_text(text)
+        node.tool("start", "n1", "agent")
+
+
+def far_reaches(node, pod):
+    return node.members[2].reaches(pod.address(4), count=3)

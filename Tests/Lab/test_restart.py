@@ -1,8 +1,11 @@
 """Agent and forwarder each die and come back without the other."""
+import os
+import pathlib
+import shutil
 import time
 
 import pytest
-from lab import Transfer, wait_for
+from lab import BINARIES, Transfer, undisturbed, wait_for
 
 RATE = 10 << 20
 
@@ -39,6 +42,43 @@ def test_the_agent_dies_during_a_transfer(lab, pods, signal):
     assert {node: lab.tables(node) for node in ("n1", "n2")} == tables
     assert {node: lab.attachments(node) for node in ("n1", "n2")} == attachments
     assert sender.checksum_errors() == {} and receiver.checksum_errors() == {}
+
+
+def test_no_packet_is_lost_without_an_agent(lab, pods, tmp_path):
+    """Streams of before go on to the last datagram, and flows that begin meanwhile are let through as ever; the agent that
+    comes is another program, as after an upgrade."""
+    for program in ("weft-vrouter", "weft-agent", "weft"):
+        shutil.copy(BINARIES / program, tmp_path / program)
+    sender, receiver = pods["vxlan"]
+    with undisturbed(*pods.values()):
+        for node in ("n1", "n2"):
+            lab.tool("stop", node, "agent", "KILL")
+        for first, second in pods.values():
+            for family in (4, 6):
+                assert first.ping(second.address(family), count=10) == (10, 0)
+        Transfer(sender, receiver, 4, 8 << 20).finish()
+        for node in ("n1", "n2"):
+            lab.tool("start", node, "agent", env={**os.environ, "WEFT_BIN": str(tmp_path)})
+    pid = int((pathlib.Path(lab.folder) / "n1" / "agent.pid").read_text())
+    assert os.readlink(f"/proc/{pid}/exe") == str(tmp_path / "weft-agent")
+    for node in ("n1", "n2"):
+        lab.tool("stop", node, "agent")
+        lab.tool("start", node, "agent")
+
+
+def test_both_die_at_once(lab, pods):
+    tables = {node: lab.tables(node) for node in ("n1", "n2")}
+    attachments = {node: lab.attachments(node) for node in ("n1", "n2")}
+    sender, receiver = pods["vxlan"]
+    transfer = Transfer(sender, receiver, 4, 4 * RATE, rate=RATE)
+    transfer.read(lambda: transfer.progress > RATE)
+    for what in ("agent", "forwarder"):
+        lab.tool("stop", "n2", what, "KILL")
+    for what in ("forwarder", "agent"):
+        lab.tool("start", "n2", what)
+    transfer.finish()
+    assert {node: lab.tables(node) for node in ("n1", "n2")} == tables
+    assert {node: lab.attachments(node) for node in ("n1", "n2")} == attachments
 
 
 def test_no_address_twice_after_a_restart(lab, pods):

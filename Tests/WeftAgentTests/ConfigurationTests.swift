@@ -103,6 +103,8 @@ struct ConfigurationTests {
     ("{interface: weft-none0}", "{interface: a, port: tap}", "fabric.port", "packet or af_xdp"),
     ("{interface: weft-none0}", "{interface: a, queues: 2}", "fabric.queues", "no key that is known"),
     ("node: node1", "node: node1\npods: {port: dpdk}", "pods.port", "packet or af_xdp or tap"),
+    ("node: node1", "node: node1\nrecovery: {plugin: here}", "recovery.plugin", "absolute"),
+    ("node: node1", "node: node1\nrecovery: {folder: /x}", "recovery.folder", "plugin"),
     ("node: node1", "node: node1\npods: {queues: 2}", "pods.queues", "set port to tap"),
     ("node: node1", "node: node1\npods: {port: tap, queues: 257}", "pods.queues", "0 to 256"),
     ("node: node1", "node: node1\npods: {port: tap, xdp: {mode: skb}}", "pods.xdp", "set port to af_xdp"),

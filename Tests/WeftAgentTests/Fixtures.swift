@@ -32,6 +32,7 @@ func configurationText(
   fabric: {interface: \(fabric)}
   forwarder: {socket: \(folder)/forwarder.sock}
   database: \(folder)/agent.db
+  recovery: {plugin: \(folder)/plugin, ports: \(folder)/ports}
   listen: 127.0.0.1:0
   default-network: blue
   networks:
