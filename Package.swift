@@ -49,9 +49,12 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
     .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+    .package(url: "https://github.com/apple/swift-nio-extras", from: "1.34.1"),
+    .package(url: "https://github.com/apple/swift-crypto", from: "4.0.0"),
     .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
     .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
+    .package(url: "https://github.com/swift-server/async-http-client", from: "1.30.0"),
     .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
   ],
   targets: [
@@ -59,6 +62,8 @@ let package = Package(
     .target(name: "CLinux", cSettings: [.unsafeFlags(["-O3"] + machine)]),
     // C: the process that closes a dead forwarder's descriptors, many at once.
     .target(name: "CCloser", cSettings: [.unsafeFlags(["-O2"])]),
+    // C: what happens where memory of a virtual machine is touched that has gone.
+    .target(name: "CGuestMemory", cSettings: [.unsafeFlags(["-O2"])]),
     .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
     .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
 
@@ -71,34 +76,47 @@ let package = Package(
     // The packet path, one file a stage; read PacketPath.swift from top to bottom.
     .target(
       name: "WeftForwarding", dependencies: ["WeftTables", "WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
-    // Where packets come from and go to: AF_PACKET, AF_XDP, TAP, pcap files.
-    .target(name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap"], swiftSettings: hot),
+    // Where packets come from and go to: AF_PACKET, AF_XDP, TAP, vhost-user, pcap files.
+    .target(
+      name: "WeftPorts", dependencies: ["WeftWire", "WeftSystem", "CLinux", "CPcap", "CGuestMemory"],
+      swiftSettings: hot),
     // The shared-memory ring: layout, messages, both ends.
     .target(name: "WeftRing", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: hot),
     // rtnetlink: links, addresses, routes, neighbours; network namespaces.
     .target(name: "WeftNetlink", dependencies: ["WeftWire", "WeftSystem", "CLinux"], swiftSettings: low),
     // What the agent's HTTP API and the CNI plugin say to each other.
     .target(name: "WeftAPI", dependencies: ["WeftWire"], swiftSettings: safe + machineFlags),
+    // docs/openapi.yaml, built in.
+    .target(name: "WeftOpenAPI", resources: [.embedInCode("openapi.yaml")], swiftSettings: safe),
     // Workers, control thread, statistics, replay: puts the above together.
     .target(
       name: "WeftVRouter",
       dependencies: [
         "WeftForwarding", "WeftTables", "WeftPorts", "WeftRing", "WeftNetlink", "WeftWire", "WeftSystem", "CLinux",
-        "CNuma",
+        "CNuma", "WeftLogging",
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: loop),
+    // Log lines as text or JSON, levels that change while a program runs.
+    .target(
+      name: "WeftLogging", dependencies: [.product(name: "Logging", package: "swift-log")], swiftSettings: safe),
     // HTTP API, ports' life cycle, standalone address management, programming of the forwarder.
     .target(
       name: "WeftAgent",
       dependencies: [
-        "WeftRing", "WeftNetlink", "WeftAPI", "WeftWire",
+        "WeftRing", "WeftNetlink", "WeftAPI", "WeftOpenAPI", "WeftWire", "WeftLogging",
+        .product(name: "AsyncHTTPClient", package: "async-http-client"),
+        .product(name: "Crypto", package: "swift-crypto"),
         .product(name: "GRDB", package: "GRDB.swift"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "Logging", package: "swift-log"),
-        .product(name: "Metrics", package: "swift-metrics"),
+        .product(name: "CoreMetrics", package: "swift-metrics"),
         .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
+        .product(name: "NIOHTTPTypes", package: "swift-nio-extras"),
+        .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+        .product(name: "UnixSignals", package: "swift-service-lifecycle"),
         .product(name: "Yams", package: "Yams"),
       ],
       swiftSettings: high),
@@ -109,7 +127,7 @@ let package = Package(
     .executableTarget(
       name: "weft-vrouter",
       dependencies: [
-        "WeftVRouter", "WeftForwarding", "WeftRing", "WeftWire", "CCloser",
+        "WeftVRouter", "WeftForwarding", "WeftRing", "WeftWire", "WeftLogging", "CCloser",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ],
@@ -117,16 +135,19 @@ let package = Package(
     .executableTarget(
       name: "weft-agent",
       dependencies: [
-        "WeftAgent",
+        "WeftAgent", "WeftLogging",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: high),
-    .executableTarget(name: "weft-cni", dependencies: ["WeftCNI"], swiftSettings: high),
+    // Small, since it is started for each pod event: without symbols, which nobody reads there.
+    .executableTarget(
+      name: "weft-cni", dependencies: ["WeftCNI"], swiftSettings: high,
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-s"], .when(configuration: .release))]),
     .executableTarget(
       name: "weft",
       dependencies: [
-        "WeftVRouter", "WeftPorts", "WeftRing", "WeftWire", "WeftSystem",
+        "WeftVRouter", "WeftPorts", "WeftRing", "WeftWire", "WeftSystem", "WeftNetlink", "WeftAPI", "WeftCNI",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: high),
@@ -146,7 +167,12 @@ let package = Package(
       swiftSettings: high
     ),
     .testTarget(
-      name: "WeftAgentTests", dependencies: ["WeftAgent", "WeftAPI", "WeftNetlink", "WeftRing", "WeftWire"],
+      name: "WeftAgentTests",
+      dependencies: [
+        "WeftAgent", "WeftAPI", "WeftLogging", "WeftNetlink", "WeftRing", "WeftWire",
+        .product(name: "GRDB", package: "GRDB.swift"),
+        .product(name: "CoreMetrics", package: "swift-metrics"),
+      ],
       swiftSettings: high),
     .testTarget(
       name: "WeftCNITests", dependencies: ["WeftCNI", "WeftAPI", "WeftNetlink", "WeftWire"], swiftSettings: high),

@@ -17,12 +17,18 @@ public struct AttachmentRequest: Hashable, Sendable, Codable {
   public var podUID: String?
   /// Addresses the container must get, at most one of each subnet; nil or empty: the agent chooses, one of each subnet.
   public var addresses: [IPAddress]?
+  /// It gets no other addresses than those asked for, which then are at least one: somebody else gives them out. Nil:
+  /// false.
+  public var addressesOnly: Bool?
+  /// Nil: no limit.
+  public var bandwidth: Bandwidth?
   /// The MAC address the container must get; nil: the agent chooses one.
   public var mac: MACAddress?
 
   public init(
     containerID: String, interface: String, netns: String, network: String? = nil, podName: String? = nil,
-    podNamespace: String? = nil, podUID: String? = nil, addresses: [IPAddress]? = nil, mac: MACAddress? = nil
+    podNamespace: String? = nil, podUID: String? = nil, addresses: [IPAddress]? = nil, addressesOnly: Bool? = nil,
+    bandwidth: Bandwidth? = nil, mac: MACAddress? = nil
   ) {
     self.containerID = containerID
     self.interface = interface
@@ -32,6 +38,8 @@ public struct AttachmentRequest: Hashable, Sendable, Codable {
     self.podNamespace = podNamespace
     self.podUID = podUID
     self.addresses = addresses
+    self.addressesOnly = addressesOnly
+    self.bandwidth = bandwidth
     self.mac = mac
   }
 
@@ -41,18 +49,28 @@ public struct AttachmentRequest: Hashable, Sendable, Codable {
     case podName = "pod-name"
     case podNamespace = "pod-namespace"
     case podUID = "pod-uid"
-    case addresses, mac
+    case addresses
+    case addressesOnly = "addresses-only"
+    case bandwidth, mac
   }
 }
 
 /// How far an attachment has come.
-public enum AttachmentState: String, Hashable, Sendable, Codable {
+public enum AttachmentState: String, Hashable, Sendable, Codable, CaseIterable {
   /// Addresses are taken and remembered; the forwarder does not know it yet.
   case reserved
+  /// It is to forward and waits for its interface or for the forwarder: `reason` says for what.
+  case waiting
+  /// The forwarder is being told of it.
+  case programming
   /// The forwarder forwards for it (or will again as soon as it is back).
   case active
-  /// It could not be put into the forwarder: `reason` says why. Activate it again once that is mended, or delete it.
+  /// It could not be put into the forwarder: `reason` says why. It is tried again every few seconds, or when asked.
   case failed
+  /// It was told not to forward; it keeps its addresses.
+  case disabled
+  /// It is being taken out of the forwarder and forgotten.
+  case deleting
 }
 
 /// An address of an attachment.
@@ -109,8 +127,10 @@ public struct Attachment: Hashable, Sendable, Codable {
   public var routes: [AttachmentRoute]
   public var dns: [IPAddress]
   public var state: AttachmentState
-  /// Why it failed; nil otherwise.
+  /// Why it is failed or waiting; nil otherwise.
   public var reason: String?
+  /// When it came into its state: RFC 3339, UTC, seconds.
+  public var since: String?
   public var podName: String?
   public var podNamespace: String?
   public var podUID: String?
@@ -119,9 +139,10 @@ public struct Attachment: Hashable, Sendable, Codable {
     id: String, containerID: String, interface: String, netns: String, network: String, hostInterface: String,
     mac: MACAddress, mtu: Int, addresses: [AttachmentAddress], routes: [AttachmentRoute], dns: [IPAddress],
     state: AttachmentState, reason: String? = nil, podName: String? = nil, podNamespace: String? = nil,
-    podUID: String? = nil, tap: AttachmentTap? = nil
+    podUID: String? = nil, tap: AttachmentTap? = nil, since: String? = nil
   ) {
     self.tap = tap
+    self.since = since
     self.id = id
     self.containerID = containerID
     self.interface = interface
@@ -145,7 +166,7 @@ public struct Attachment: Hashable, Sendable, Codable {
     case containerID = "container-id"
     case interface, netns, network
     case hostInterface = "host-interface"
-    case tap, mac, mtu, addresses, routes, dns, state, reason
+    case tap, mac, mtu, addresses, routes, dns, state, reason, since
     case podName = "pod-name"
     case podNamespace = "pod-namespace"
     case podUID = "pod-uid"

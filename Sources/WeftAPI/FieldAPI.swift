@@ -13,6 +13,7 @@ public struct VMInterface: Hashable, Sendable, Codable {
   public var macAddress: String
   /// 65535 when the interface is no VLAN sub-interface, as Tungsten Fabric's agent answers it.
   public var vlanID: Int
+  public static let noVLAN = 65535
   /// "" when it has no IPv4 address.
   public var ipAddress: String
   public var plen: Int
@@ -126,9 +127,12 @@ public struct Port: Hashable, Sendable, Codable {
   public var type: Int?
   /// The kernel's interface (TAP or veth), at most 15 bytes.
   public var systemName: String
+  /// What QEMU is at a vhost-user socket. 0: it connects; 1: it listens.
   public var vhostuserMode: Int?
+  /// Not the compute driver's: the path of the socket, of a port that is vhost-user whatever the agent's file says.
+  public var vhostuserSocket: String?
   /// Whether the port forwards. Absent: it does.
-  public var linkState: Bool?
+  public var linkState: LinkState?
   /// Answers only: who made it, and when.
   public var author: String?
   public var time: String?
@@ -136,7 +140,8 @@ public struct Port: Hashable, Sendable, Codable {
   public init(
     id: String, instanceID: String, ipAddress: String? = nil, ip6Address: String? = nil, vnID: String? = nil,
     displayName: String? = nil, macAddress: String, vmProjectID: String? = nil, txVLANID: Int? = nil,
-    rxVLANID: Int? = nil, type: Int? = nil, systemName: String, vhostuserMode: Int? = nil, linkState: Bool? = nil,
+    rxVLANID: Int? = nil, type: Int? = nil, systemName: String, vhostuserMode: Int? = nil,
+    vhostuserSocket: String? = nil, linkState: LinkState? = nil,
     author: String? = nil, time: String? = nil
   ) {
     self.id = id
@@ -152,6 +157,7 @@ public struct Port: Hashable, Sendable, Codable {
     self.type = type
     self.systemName = systemName
     self.vhostuserMode = vhostuserMode
+    self.vhostuserSocket = vhostuserSocket
     self.linkState = linkState
     self.author = author
     self.time = time
@@ -171,6 +177,7 @@ public struct Port: Hashable, Sendable, Codable {
     case type
     case systemName = "system-name"
     case vhostuserMode = "vhostuser-mode"
+    case vhostuserSocket = "vhostuser-socket"
     case linkState = "link-state"
     case author, time
   }

@@ -19,6 +19,9 @@ public struct PluginRecord: Hashable, Sendable, Codable {
   public var addresses: [InterfaceAddress]?
   /// Those that were set: not one that another interface of the container had already.
   public var routes: [AttachmentRoute]?
+  /// Nested mode: the machine's interface that it is on, and whether the plugin made that.
+  public var vlanInterface: String?
+  public var isVLANOurs: Bool?
   /// Kubernetes' pod, where the runtime said so.
   public var podName: String?
   public var podNamespace: String?
@@ -53,6 +56,8 @@ public struct PluginRecord: Hashable, Sendable, Codable {
     case hostInterface = "host-interface"
     case isTap = "tap"
     case network, mac, mtu, addresses, routes
+    case vlanInterface = "vlan-interface"
+    case isVLANOurs = "made-vlan"
     case podName = "pod-name"
     case podNamespace = "pod-namespace"
     case podUID = "pod-uid"

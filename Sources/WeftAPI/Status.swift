@@ -32,15 +32,18 @@ public struct AgentStatus: Hashable, Sendable, Codable {
     public var address: String
     /// The MAC address of the next underlay hop; nil while it is not resolved.
     public var nextHopMAC: String?
+    /// Why it is not reached; nil when it is.
+    public var reason: String?
 
-    public init(name: String, address: String, nextHopMAC: String?) {
+    public init(name: String, address: String, nextHopMAC: String?, reason: String? = nil) {
+      self.reason = reason
       self.name = name
       self.address = address
       self.nextHopMAC = nextHopMAC
     }
 
     public enum CodingKeys: String, CodingKey {
-      case name, address
+      case name, address, reason
       case nextHopMAC = "next-hop-mac"
     }
   }
@@ -63,6 +66,30 @@ public struct AgentStatus: Hashable, Sendable, Codable {
     }
   }
 
+  /// The host's interface in a network.
+  public struct Gateway: Hashable, Sendable, Codable {
+    public var network: String
+    public var interface: String
+    public var addresses: [String]
+    /// What the network reaches through the host, beside its addresses.
+    public var routes: [String]
+    public var masquerade: Bool
+    /// What is not as it should be; nil when all is well.
+    public var reason: String?
+
+    public init(
+      network: String, interface: String, addresses: [String], routes: [String], masquerade: Bool,
+      reason: String? = nil
+    ) {
+      self.network = network
+      self.interface = interface
+      self.addresses = addresses
+      self.routes = routes
+      self.masquerade = masquerade
+      self.reason = reason
+    }
+  }
+
   public var node: String
   public var version: String
   public var forwarder: Forwarder
@@ -71,10 +98,12 @@ public struct AgentStatus: Hashable, Sendable, Codable {
   public var defaultNetwork: String
   public var pools: [Pool]
   public var peers: [Peer]
+  /// Nil: an agent that knows of none.
+  public var gateways: [Gateway]?
 
   public init(
     node: String, version: String, forwarder: Forwarder, attachments: Int, activeAttachments: Int,
-    defaultNetwork: String, pools: [Pool], peers: [Peer]
+    defaultNetwork: String, pools: [Pool], peers: [Peer], gateways: [Gateway]? = nil
   ) {
     self.node = node
     self.version = version
@@ -84,12 +113,13 @@ public struct AgentStatus: Hashable, Sendable, Codable {
     self.defaultNetwork = defaultNetwork
     self.pools = pools
     self.peers = peers
+    self.gateways = gateways
   }
 
   public enum CodingKeys: String, CodingKey {
     case node, version, forwarder, attachments
     case activeAttachments = "active-attachments"
     case defaultNetwork = "default-network"
-    case pools, peers
+    case pools, peers, gateways
   }
 }

@@ -11,30 +11,31 @@ public actor Agent {
   public nonisolated let configuration: AgentConfiguration
   nonisolated let store: Store
   nonisolated let logger: Logger
+  public nonisolated let metrics = AgentMetrics()
+  /// DHCP and router discovery.
+  public nonisolated let dhcp: HostServices
   private nonisolated let executor = ThreadExecutor(name: "weft-ring")
   public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
   let planner: Planner
+  nonisolated let gateways: HostGateways
+  nonisolated let services: Services
   private var channel: RingClient?
   private var underlay = Underlay()
   /// What the forwarder holds of us, as far as this channel knows.
   private var base = ForwarderState()
-  private var installed: [String: Installed] = [:]
+  var installed = InstalledPorts()
   /// Something may be in the forwarder that should not, or the reverse: replay everything.
   private var needsReplay = false
   private var nextReplay: UInt64 = 0
   private var nextRetry: UInt64 = 0
-  private nonisolated let shared = Mutex(Shared())
-
-  private struct Installed {
-    var state: ForwarderState
-    /// Another one is another interface, whatever its name.
-    var place: InterfacePlace
-  }
+  nonisolated let shared = Mutex(Shared())
 
   /// What may be asked for while the core is busy.
   struct Shared: Sendable {
     var forwarder: AgentStatus.Forwarder?
+    var channel: RingClient?
+    var underlay = Underlay()
     var peers: [String: Underlay.PeerPath] = [:]
     var fabricMTU: Int?
     /// When the core last began to wait for the forwarder; nil: it does not.
@@ -47,7 +48,14 @@ public actor Agent {
     self.configuration = configuration
     self.store = store
     self.logger = logger
-    let identifiers = Planner.identifiers(configuration)
+    dhcp = HostServices(logger: logger.part("dhcp"))
+    do { gateways = try HostGateways(configuration, store: store, logger: logger) } catch {
+      throw Store.fault("look after host gateways", error)
+    }
+    do { services = try Services(configuration, store: store, logger: logger) } catch {
+      throw Store.fault("make the network namespace of services", error)
+    }
+    let identifiers = Planner.identifiers(configuration) + gateways.identifiers
     // New entries get their numbers before old ones are retired: a number means one thing until a sweep.
     planner = Planner(configuration, numbers: try store.numbers(identifiers))
     try store.retireNumbers(except: Set(identifiers))
@@ -56,43 +64,6 @@ public actor Agent {
         connected: false, synchronized: false, socket: configuration.forwarderSocket,
         reason: "not connected yet")
     }
-  }
-
-  // MARK: Status
-
-  public nonisolated var forwarderStatus: AgentStatus.Forwarder {
-    shared.withLock {
-      $0.forwarder
-        ?? AgentStatus.Forwarder(connected: false, synchronized: false, socket: configuration.forwarderSocket)
-    }
-  }
-
-  public nonisolated var fabricMTU: Int {
-    shared.withLock { $0.fabricMTU } ?? Underlay().fabricMTU(configuration)
-  }
-
-  nonisolated func attachment(_ record: AttachmentRecord) -> Attachment {
-    configuration.attachment(record, fabricMTU: fabricMTU)
-  }
-
-  nonisolated var peerStatus: [AgentStatus.Peer] {
-    let peers = shared.withLock { $0.peers }
-    return configuration.peers.map { peer in
-      let mac = peers[peer.name]?.mac ?? .zero
-      return AgentStatus.Peer(
-        name: peer.name, address: peer.address.description, nextHopMAC: mac.isZero ? nil : mac.description)
-    }
-  }
-
-  /// How long the core has waited for an answer of the forwarder's; nil: it does not wait.
-  nonisolated var waitingNanoseconds: UInt64? {
-    shared.withLock { $0.waitingSince }.map { UnderlayWatcher.now() &- $0 }
-  }
-
-  /// Ends a channel whose forwarder answers nothing. Whoever waits for it is told why.
-  nonisolated func giveUp(_ channel: RingClient, reason: String) {
-    shared.withLock { $0.givenUp = reason }
-    channel.close()
   }
 
   private func publish(_ change: (inout AgentStatus.Forwarder) -> Void) {
@@ -104,7 +75,12 @@ public actor Agent {
   /// Takes a new channel into use: replays everything into the forwarder.
   func connected(_ channel: RingClient) {
     self.channel = channel
-    shared.withLock { $0.givenUp = nil }
+    dhcp.use(channel)
+    metrics.connected()
+    shared.withLock {
+      $0.givenUp = nil
+      $0.channel = channel
+    }
     publish {
       $0.connected = true
       $0.pid = channel.forwarderPID
@@ -119,8 +95,11 @@ public actor Agent {
     guard channel === self.channel || channel == nil else { return }
     if self.channel != nil { logger.warning("lost the forwarder: \(reason)") }
     self.channel = nil
+    dhcp.use(nil)
+    shared.withLock { $0.channel = nil }
     base = ForwarderState()
-    installed = [:]
+    installed = InstalledPorts()
+    dhcp.unbindAll()
     publish {
       $0.connected = false
       $0.synchronized = false
@@ -143,17 +122,16 @@ public actor Agent {
     guard now >= nextRetry else { return }
     nextRetry = now + 5_000_000_000
     do {
-      let waiting = try store.attachmentsNow(where: "wanted AND reason IS NOT NULL")
+      let waiting = try store.attachmentsNow(where: "\(Self.wanted) AND reason IS NOT NULL")
       for record in waiting.prefix(Self.retries) where channel != nil && installed[record.id] == nil {
-        let reason = try install(record)
-        guard reason != record.reason else { continue }
-        try store.setState(record.id, isWanted: true, reason: reason)
-        logger.info("attachment \(record.id) \(reason.map { "still does not forward: \($0)" } ?? "forwards")")
+        try settle(record)
       }
     } catch { logger.warning("attachments that do not forward were not tried again: \(error)") }
   }
 
   private static let retries = 64
+  /// Those that are to be in the forwarder.
+  static let wanted = "wanted AND state <> 'deleting'"
 
   /// Sends commands and notes how long it takes; the channel is given up when it does not work any more.
   private func apply(_ commands: [Command]) throws(RingError) -> [Result<Void, Refusal>] {
@@ -200,12 +178,16 @@ public actor Agent {
   private func replay() {
     needsReplay = false
     publish { $0.synchronized = false }
+    let start = UnderlayWatcher.now()
+    var outcome = AgentMetrics.Outcome.failed
+    defer { metrics.replayed(outcome, since: start) }
     do {
       let retired = store.retiredNumbers()
       let generation = try store.nextGeneration(now: WallClock.nanoseconds())
-      let records = try store.attachmentsNow(where: "wanted")
-      base = planner.base(underlay)
-      installed = [:]
+      let records = try store.attachmentsNow(where: Self.wanted)
+      base = try planner.base(underlay, store)
+      installed = InstalledPorts()
+      dhcp.unbindAll()
       let commands = [.begin(generation: generation)] + base.commands()
       var problem: String?
       for (command, result) in zip(commands, try apply(commands)) {
@@ -214,23 +196,22 @@ public actor Agent {
         problem = problem ?? refusal.description
         if command == commands[0] { throw refusal }
       }
-      let failed = try install(records)
+      let failed =
+        try install(records.filter { $0.vlan == nil }) + install(records.filter { $0.vlan != nil })
       for refusal in Self.refusals(try apply([.sweep(generation: generation), .barrier])) {
         logger.error("the forwarder refused to sweep", metadata: ["reason": "\(refusal)"])
         problem = problem ?? refusal.description
       }
       // What stood in their way may be swept now.
-      for record in failed {
-        let reason = try install(record)
-        if reason != record.reason { try store.setState(record.id, isWanted: true, reason: reason) }
-        if let reason { logger.warning("attachment \(record.id) does not forward: \(reason)") }
-      }
+      for record in failed { try settle(record) }
       // The forwarder may have gone meanwhile, which has been said already.
       guard channel != nil else { return }
-      for record in records where record.reason != nil && installed[record.id] != nil {
-        try store.setState(record.id, isWanted: true, reason: nil)
+      try store.setState(
+        records.filter { ($0.state != .active || $0.reason != nil) && installed[$0.id] != nil }.map(\.id), .active)
+      if problem == nil {
+        try store.freeNumbers(retired)
+        outcome = .ok
       }
-      if problem == nil { try store.freeNumbers(retired) }
       publish {
         $0.generation = generation
         $0.synchronized = problem == nil
@@ -260,6 +241,9 @@ public actor Agent {
   // MARK: The underlay changes
 
   func underlayChanged(_ new: Underlay) {
+    var new = new
+    let fabricMTU = new.fabricMTU(configuration)
+    new.hostPorts = gateways.reconcile(fabricMTU: fabricMTU) + services.reconcile(fabricMTU: fabricMTU)
     guard new != underlay else { return }
     for peer in configuration.peers where new.peers[peer.name] != underlay.peers[peer.name] {
       let path = new.peers[peer.name]
@@ -273,12 +257,13 @@ public actor Agent {
     let mtuChanged = new.fabricMTU(configuration) != underlay.fabricMTU(configuration)
     underlay = new
     shared.withLock {
+      $0.underlay = new
       $0.peers = new.peers
       $0.fabricMTU = new.fabricMTU(configuration)
     }
     guard channel != nil else { return }
-    let state = planner.base(new)
     do {
+      let state = try planner.base(new, store)
       let refusals = Self.refusals(try apply(state.commands(replacing: base)))
       base = state
       if let refusal = refusals.first {
@@ -290,23 +275,24 @@ public actor Agent {
         retryReplay()
       }
       if mtuChanged {
-        for record in try store.attachmentsNow(where: "wanted") where installed[record.id] != nil {
-          let reason = try install(record)
-          if reason != record.reason { try store.setState(record.id, isWanted: true, reason: reason) }
-          if let reason { logger.warning("attachment \(record.id) does not forward: \(reason)") }
+        for record in try store.attachmentsNow(where: Self.wanted) where installed[record.id] != nil {
+          try settle(record)
         }
       }
     } catch { logger.warning("the change of the underlay was not applied: \(error)") }
   }
 
+  /// What the host has in networks is to be different.
+  func hostPortsChanged() { underlayChanged(underlay) }
+
   /// A kernel interface has come up: what waited for it is tried again.
   func linkChanged(_ name: String) {
     guard channel != nil else { return }
     do {
-      for record in try store.attachmentsNow(where: "wanted AND reason IS NOT NULL AND host_interface = ?", [name]) {
-        let reason = try install(record)
-        if reason != record.reason { try store.setState(record.id, isWanted: true, reason: reason) }
-        logger.info("attachment \(record.id) \(reason.map { "still does not forward: \($0)" } ?? "forwards")")
+      for record in try store.attachmentsNow(
+        where: "\(Self.wanted) AND reason IS NOT NULL AND host_interface = ?", [name])
+      {
+        try settle(record)
       }
     } catch { logger.warning("interface \(name) came up but was not put into the forwarder: \(error)") }
   }
@@ -314,11 +300,24 @@ public actor Agent {
   // MARK: Attachments
 
   /// Puts an attachment into the forwarder. Nil, or why it is not in it; then nothing of it is.
-  private func install(_ record: AttachmentRecord) throws -> String? {
+  func install(_ record: AttachmentRecord) throws -> APIError? {
     do {
       try installOrThrow(record)
       return nil
-    } catch let error as APIError { return error.reason }
+    } catch let error as APIError { return error }
+  }
+
+  /// Puts an attachment that is to forward into the forwarder, and notes what came of it.
+  func settle(_ record: AttachmentRecord) throws {
+    let error = try install(record)
+    let state = AttachmentState.after(error)
+    guard state != record.state || error?.reason != record.reason else { return }
+    try store.setState([record.id], state, reason: error?.reason)
+    if let error {
+      logger.warning("attachment \(record.id) is \(state.rawValue): \(error.reason)")
+    } else {
+      logger.info("attachment \(record.id) forwards")
+    }
   }
 
   /// All of them in one go: a replay of many waits for the forwarder once, not once for each. Those that are not in it.
@@ -337,7 +336,7 @@ public actor Agent {
     for (record, state, commands) in prepared {
       let own = Array(results[position..<position + commands.count])
       position += commands.count
-      installed[record.id] = state
+      note(record.id, state)
       guard !Self.refusals(own).isEmpty else { continue }
       try uninstall(record.id)
       failed.append(record)
@@ -352,35 +351,48 @@ public actor Agent {
     guard !commands.isEmpty else { return }
     let results: [Result<Void, Refusal>]
     do throws(RingError) { results = try apply(commands + [.barrier]) } catch { throw unavailable() }
-    installed[record.id] = new
+    note(record.id, new)
     if let refusal = Self.refusals(results).first {
       try uninstall(record.id)
       throw APIError(.forwarderRefused, "the forwarder refused attachment \(record.id): \(refusal)")
     }
+    try installVLANs(of: record)
+  }
+
+  private func note(_ id: String, _ new: Installed) {
+    installed[id] = new
+    if let service = new.service { dhcp.bind(service) }
   }
 
   /// What an attachment is to be in the forwarder.
   private func prepare(_ record: AttachmentRecord) throws -> Installed {
     guard channel != nil else { throw unavailable() }
     let place = try place(of: record)
+    let fabricMTU = underlay.fabricMTU(configuration)
+    let parent = try parent(of: record, fabricMTU: fabricMTU)
     let identifiers = Store.identifiers(of: record.id)
     let numbers = try store.numbers(identifiers)
     guard let interface = numbers[identifiers[0]], let nexthop = numbers[identifiers[1]],
       let state = planner.attachment(
-        record, interface: interface, nexthop: nexthop, fabricMTU: underlay.fabricMTU(configuration))
+        record, interface: interface, nexthop: nexthop, fabricMTU: fabricMTU, parent: parent,
+        bandwidth: try store.bandwidth(of: record.id))
     else {
       throw APIError(
         .conflict,
         "network \(record.network) with a subnet of \(record.addresses.map(\.description).joined(separator: ", ")) is "
           + "not in the configuration any more")
     }
-    return Installed(state: state, place: place)
+    return Installed(
+      state: state, place: place, parent: parent?.id,
+      service: configuration.serviceBinding(record, interface: interface, fabricMTU: fabricMTU))
   }
 
   /// Takes an attachment out of the forwarder. False: something of it may be left, until a replay has swept it.
   @discardableResult
   func uninstall(_ id: String) throws(APIError) -> Bool {
+    try uninstallVLANs(of: id)
     guard let there = installed.removeValue(forKey: id) else { return channel != nil && !needsReplay }
+    if let service = there.service { dhcp.unbind(service.interface) }
     let commands = ForwarderState().commands(replacing: there.state) + [.barrier]
     let results: [Result<Void, Refusal>]
     do throws(RingError) { results = try apply(commands) } catch { return false }

@@ -1,5 +1,6 @@
 import Glibc
 import WeftAPI
+import WeftWire
 
 // What is asked of attachments: each request is done before the next one begins.
 
@@ -25,32 +26,29 @@ extension Agent {
   }
 
   private func activate(_ record: AttachmentRecord, waits: Bool) throws(APIError) -> AttachmentRecord {
-    var record = record
+    if record.state != .active { try store.setState([record.id], .programming) }
+    let failure: APIError?
     do {
       try installOrThrow(record)
-      record.isWanted = true
-      record.reason = nil
-    } catch {
-      let error = Store.fault("activate attachment \(record.id)", error)
-      let isRefused = error.code == .forwarderRefused || error.code == .conflict
-      guard waits || isRefused || record.isWanted else { throw error }
-      // One that forwarded before is as good as active without a forwarder: a replay will put it there.
-      let isKept = error.code == .forwarderUnavailable && record.isWanted
-      let reason = isKept ? record.reason : error.reason
-      try store.setState(record.id, isWanted: true, reason: reason)
-      guard waits else { throw error }
-      record.isWanted = true
-      record.reason = reason
-      return record
+      failure = nil
+    } catch { failure = Store.fault("activate attachment \(record.id)", error) }
+    if let failure, !waits, failure.code != .forwarderRefused, failure.code != .conflict, !record.isWanted {
+      // Whoever asks is told, and asks again.
+      try store.setState([record.id], record.state == .disabled ? .disabled : .reserved)
+      throw failure
     }
-    try store.setState(record.id, isWanted: true, reason: nil)
-    return record
+    // One that forwarded before is as good as active without a forwarder: a replay will put it there.
+    let isKept = failure?.code == .forwarderUnavailable && record.isWanted
+    let state = isKept ? record.state : .after(failure)
+    try store.setState([record.id], state, isWanted: true, reason: isKept ? record.reason : failure?.reason)
+    if let failure, !waits { throw failure }
+    return try self.record(where: "id = ?", [record.id], record.id)
   }
 
   /// Stops forwarding for it; its addresses stay its own.
   func deactivate(id: String) throws(APIError) {
     let record = try record(where: "id = ?", [id], id)
-    try store.setState(record.id, isWanted: false, reason: nil)
+    try store.setState([record.id], .disabled, isWanted: false)
     try uninstall(record.id)
   }
 
@@ -88,6 +86,8 @@ extension Agent {
 
   private func delete(_ records: [AttachmentRecord]) throws(APIError) -> Int {
     for record in records {
+      // If we die now, the next one goes on with it.
+      if record.isWanted { try store.setState([record.id], .deleting) }
       let isClean = try uninstall(record.id)
       try store.remove(record, retire: !isClean)
       logger.info(
@@ -97,9 +97,12 @@ extension Agent {
     return records.count
   }
 
+  /// Goes on with what an agent before this one was deleting when it ended.
+  func finishDeletions() throws(APIError) { _ = try delete(store.attachmentsNow(where: "state = 'deleting'")) }
+
   /// Drops reservations of pods that never came: those older than `seconds`, and the oldest beyond `limit`.
   func expireReservations(olderThan seconds: Int64, limit: Int) throws(APIError) {
-    let waiting = try store.attachmentsNow(where: "NOT wanted AND origin = 'pod'")
+    let waiting = try store.attachmentsNow(where: "state = 'reserved' AND origin = 'pod'")
     let now = Int64(WallClock.nanoseconds() / 1_000_000_000)
     let excess = max(0, waiting.count - limit)
     let due = waiting.enumerated().filter { $0 < excess || now - $1.created > seconds }.map(\.element)
@@ -108,20 +111,27 @@ extension Agent {
     _ = try delete(due)
   }
 
-  /// Drops what only the forwarder knew of (`Recovery`) and whose interface is gone; `claiming`: that too whose device has
-  /// found its owner again.
-  func forgetRecovered(claiming device: String? = nil) throws(APIError) {
-    let gone = try store.attachmentsNow(where: "origin = 'recovered'").filter {
-      let isThere = $0.tapQueues == nil ? if_nametoindex($0.hostInterface) != 0 : access($0.netns, F_OK) == 0
-      return !isThere || $0.hostInterface == device
-    }
-    guard !gone.isEmpty else { return }
-    _ = try delete(gone)
+  /// Drops what only the forwarder knew of (`Recovery`) and whose interface is gone: nobody will delete it.
+  func forgetRecovered() throws(APIError) {
+    _ = try delete(
+      store.attachmentsNow(where: "origin = 'recovered'").filter { record in
+        if let vhost = record.vhost { return access(vhost.socket, F_OK) != 0 }
+        if record.tapQueues != nil { return access(record.netns, F_OK) != 0 }
+        return if_nametoindex(record.parent ?? record.hostInterface) == 0
+      })
+  }
+
+  /// The interface of something that only the forwarder knew of has an owner again, who is to have its addresses.
+  func claim(hostInterface: String, mac: MACAddress?) throws(APIError) -> [IPAddress] {
+    let found = try store.attachmentsNow(where: "origin = 'recovered' AND host_interface = ?", [hostInterface])
+    guard let record = found.first, mac == nil || mac == record.mac else { return [] }
+    _ = try delete(found)
+    return record.addresses
   }
 
   /// Ports are put into the forwarder again.
   func synchronizePorts() throws(APIError) {
-    for record in try store.attachmentsNow(where: "wanted AND origin = 'port'") {
+    for record in try store.attachmentsNow(where: "\(Self.wanted) AND origin = 'port'") {
       _ = try activate(record, waits: true)
     }
   }

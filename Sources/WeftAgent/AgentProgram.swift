@@ -1,9 +1,12 @@
 import Glibc
 import Hummingbird
+import HummingbirdCore
 import Logging
 import NIOCore
 import ServiceLifecycle
+import UnixSignals
 import WeftAPI
+import WeftLogging
 import WeftNetlink
 
 /// What the agent cannot start or go on with, in words for the person who started it.
@@ -16,6 +19,8 @@ public struct AgentFailure: Error, Sendable, CustomStringConvertible {
 /// A whole agent: database, watcher of the underlay, link to the forwarder, HTTP.
 public struct AgentProgram: Sendable {
   public static let version = "0.1.0"
+  /// Seconds since 1970.
+  static let started = Double(WallClock.nanoseconds()) / 1e9
 
   public let agent: Agent
   public let interface: HTTPInterface
@@ -28,6 +33,10 @@ public struct AgentProgram: Sendable {
     _ configuration: AgentConfiguration, logger: Logger,
     onListening: @escaping @Sendable (ListenAddress) async -> Void = { _ in }
   ) throws {
+    _ = Self.started
+    do throws(ConfigurationError) { try configuration.checkListening() } catch {
+      throw AgentFailure(error.reason)
+    }
     self.logger = logger
     self.onListening = onListening
     let store = try Store(configuration)
@@ -36,8 +45,8 @@ public struct AgentProgram: Sendable {
     let netlink = try Netlink()
     let monitor = try NetlinkMonitor()
     agent = try Agent(configuration, store: store, logger: logger)
-    interface = HTTPInterface(agent: agent, logger: logger)
-    watcher = UnderlayWatcher(configuration, netlink: netlink, monitor: monitor, logger: logger)
+    interface = try HTTPInterface(agent: agent, logger: logger.part("http"))
+    watcher = UnderlayWatcher(configuration, netlink: netlink, monitor: monitor, logger: logger.part("underlay"))
   }
 
   /// Runs until told to stop by SIGTERM or SIGINT, by graceful shutdown, or by cancellation. What the forwarder was told stays
@@ -45,37 +54,68 @@ public struct AgentProgram: Sendable {
   public func run(takesSignals: Bool = true) async throws {
     let configuration = agent.configuration
     let listen = configuration.listen
-    if !listen.isLoopback {
-      logger.warning(
-        "\(listen) can be reached from other machines: whoever can, may attach and detach pods of this node")
-    }
     do { await agent.underlayChanged(try watcher.first(waitMilliseconds: 500)) } catch {
       logger.warning("the underlay is not known yet: \(error)")
     }
+    do { try await agent.finishDeletions() } catch { logger.warning("cannot finish deletions: \(error)") }
+    agent.gateways.warn()
     let logger = self.logger
     let onListening = self.onListening
-    let http = Application(
-      router: interface.router(),
-      configuration: ApplicationConfiguration(
-        address: .hostname(listen.host, port: listen.port), serverName: "weft-agent", reuseAddress: true),
-      onServerRunning: { channel in
-        let port = channel.localAddress?.port ?? listen.port
-        logger.info("listening at \(ListenAddress(host: listen.host, port: port))")
-        await onListening(ListenAddress(host: listen.host, port: port))
-      },
-      logger: Self.quiet(logger))
+    var servers: [any Service] = []
+    if configuration.api.tcp != .none {
+      servers.append(
+        server(.hostname(listen.host, port: listen.port)) { channel in
+          let port = channel.localAddress?.port ?? listen.port
+          logger.info("listening at \(ListenAddress(host: listen.host, port: port))")
+          await onListening(ListenAddress(host: listen.host, port: port))
+        })
+    }
+    if let socket = configuration.api.socket {
+      try UnixListener.prepare(socket)
+      servers.append(
+        server(.unixDomainSocket(path: socket.path)) { _ in
+          do throws(AgentFailure) {
+            try UnixListener.open(socket)
+            logger.info("listening at \(socket.path)")
+          } catch { logger.error("\(error.description)") }
+        })
+    }
+    defer { if let socket = configuration.api.socket { UnixListener.close(socket) } }
     let group = ServiceGroup(
       configuration: ServiceGroupConfiguration(
         services: [
-          .init(service: UnderlayService(agent: agent, watcher: watcher, logger: logger)),
-          .init(service: ForwarderLink(agent: agent, socket: configuration.forwarderSocket, logger: logger)),
+          .init(service: UnderlayService(agent: agent, watcher: watcher, logger: logger.part("underlay"))),
+          .init(
+            service: ForwarderLink(
+              agent: agent, socket: configuration.forwarderSocket, logger: logger.part("forwarder"))),
+          .init(service: agent.services),
           .init(service: Housekeeping(agent: agent, logger: logger)),
-          .init(service: http),
-        ], gracefulShutdownSignals: takesSignals ? [.sigterm, .sigint] : [], logger: Self.quiet(logger)))
+          .init(service: agent.dhcp),
+        ] + servers.map { .init(service: $0) } + (takesSignals ? [.init(service: LogSignals(logger: logger))] : []),
+        gracefulShutdownSignals: takesSignals ? [.sigterm, .sigint] : [], logger: Self.quiet(logger)))
     do { try await group.run() } catch {
       throw Self.failure(error, listen)
     }
     logger.info("stopped")
+  }
+
+  private func server(
+    _ address: BindAddress, _ onRunning: @escaping @Sendable (any Channel) async -> Void
+  ) -> some Service {
+    let settings = agent.configuration.api
+    let header = APISettings.maximumHeaderBytes
+    return Application(
+      router: interface.router(),
+      server: .http1(
+        configuration: .init(
+          additionalChannelHandlers: [ConnectionGuard(seconds: settings.requestSeconds)],
+          idleTimeout: .seconds(Int64(settings.idleSeconds)),
+          httpDecoderConfiguration: .init(
+            maxHeaderFieldSize: header, maxHeaderListSize: header, maxHeaderFieldCount: 100))),
+      configuration: ApplicationConfiguration(
+        address: address, serverName: "weft-agent", reuseAddress: true,
+        availableConnectionsDelegate: MaximumAvailableConnections(settings.connections)),
+      onServerRunning: onRunning, logger: Self.quiet(logger))
   }
 
   /// The server's own messages: only those that matter.
@@ -108,7 +148,10 @@ private struct Housekeeping: Service {
       while !Task.isCancelled {
         try? await Task.sleep(for: .seconds(10))
         if Task.isCancelled { return }
+        // What somebody has taken away without a word, as by flushing nftables.
+        if !agent.gateways.status.isEmpty { await agent.hostPortsChanged() }
         do {
+          try await agent.finishDeletions()
           try await agent.expireReservations(
             olderThan: HTTPInterface.reservationSeconds, limit: HTTPInterface.reservationLimit)
           try await agent.forgetRecovered()

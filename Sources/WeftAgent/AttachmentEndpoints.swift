@@ -14,14 +14,15 @@ extension HTTPInterface {
 
   var statusEndpoints: [Endpoint] {
     [
-      Endpoint(.get, "/v1/status", getStatus),
-      Endpoint(.get, "/healthz") { _, _ in JSON.answer(["status": "ok"]) },
+      Endpoint(.get, "/v1/status", getStatus)
     ]
   }
 
   @Sendable private func addAttachment(_ request: Request, _ context: Context) async throws -> Response {
+    let start = UnderlayWatcher.now()
     let asked = try await JSON.decode(AttachmentRequest.self, request)
     let (record, isNew) = try await store.reserve(try newAttachment(asked))
+    agent.metrics.addBegun(record.containerID, record.interface, at: start)
     if isNew {
       logger.info(
         "attachment reserved",
@@ -34,11 +35,15 @@ extension HTTPInterface {
   }
 
   private func newAttachment(_ asked: AttachmentRequest) throws -> NewAttachment {
-    NewAttachment(
+    let addresses = asked.addresses ?? []
+    guard asked.addressesOnly != true || !addresses.isEmpty else {
+      throw APIError(.badRequest, "addresses-only without addresses: an interface needs one at least")
+    }
+    return NewAttachment(
       containerID: try Checks.containerID(asked.containerID),
       interface: try Checks.interface(asked.interface, "interface"),
       netns: try Checks.netns(asked.netns, "netns"), network: asked.network ?? configuration.defaultNetwork,
-      mac: asked.mac, addresses: asked.addresses ?? [],
+      mac: asked.mac, addresses: addresses, addressesOnly: asked.addressesOnly ?? false, bandwidth: asked.bandwidth,
       podName: try Checks.label(asked.podName, "pod-name"),
       podNamespace: try Checks.label(asked.podNamespace, "pod-namespace"),
       podUID: try Checks.label(asked.podUID, "pod-uid"), origin: .cni)
@@ -87,6 +92,7 @@ extension HTTPInterface {
       AgentStatus(
         node: configuration.node, version: AgentProgram.version, forwarder: agent.forwarderStatus,
         attachments: records.count, activeAttachments: records.count { $0.state == .active },
-        defaultNetwork: configuration.defaultNetwork, pools: store.pools(), peers: agent.peerStatus))
+        defaultNetwork: configuration.defaultNetwork, pools: store.pools(), peers: agent.peerStatus,
+        gateways: agent.gateways.status))
   }
 }

@@ -22,6 +22,9 @@ public struct AgentConfiguration: Hashable, Sendable {
   public var pods = PortSettings()
   /// Where a new database finds what is on the node.
   public var recovery = RecoverySettings()
+  public var api = APISettings()
+  /// The ports of virtual machines.
+  public var machines = MachineSettings()
 
   public func network(_ name: String) -> VirtualNetwork? { networks.first { $0.name == name } }
 }
@@ -96,6 +99,12 @@ public struct VirtualNetwork: Hashable, Sendable {
   public var mtu: Int?
   /// Routes that its members are told; nil: a default route through each subnet's gateway.
   public var routes: [NetworkRoute]?
+  /// Nil: the host has no interface in it.
+  public var host: HostGateway?
+  /// Nil: none.
+  public var services: NetworkServices?
+  /// What they are told by DHCP and router advertisements.
+  public var dhcp = DHCPSettings()
 
   /// The subnet that holds an address.
   public func subnet(of address: IPAddress) -> Subnet? { subnets.first { $0.prefix.contains(address) } }

@@ -34,7 +34,9 @@ extension AgentConfiguration {
     guard let root, root.null == nil else { throw ConfigurationError("is empty; see docs/agent.example.yaml") }
     try self.init(ConfigurationNode(node: root, path: ""))
     try checkNetworks()
+    try checkHostGateways()
     try checkPeers()
+    try checkListening()
   }
 
   private static func syntax(_ error: YamlError) -> ConfigurationError {
@@ -53,7 +55,7 @@ extension AgentConfiguration {
   private init(_ root: ConfigurationNode) throws(ConfigurationError) {
     let top = try root.mapping([
       "node", "fabric", "forwarder", "database", "listen", "default-network", "networks", "peers",
-      "pods", "recovery",
+      "pods", "machines", "recovery", "api",
     ])
     node = try top.required("node", "the node's name").name("the node's name")
     fabric = try Fabric(top.required("fabric", "the interface towards the underlay, as {interface: eth0}"))
@@ -71,10 +73,12 @@ extension AgentConfiguration {
       }
       listen = address
     }
+    if let node = top["api"] { api = try APISettings(node) }
     let list = try top.required("networks", "a list of at least one virtual network")
     networks = []
     for node in try list.list() { networks.append(try VirtualNetwork(node)) }
     guard let only = networks.first else { throw list.error("holds no network") }
+    if let node = top["machines"] { machines = try MachineSettings(node) }
     if let node = top["pods"] { pods = try PortSettings(node.mapping(PortSettings.podKeys), PortSettings.podKinds) }
     if let mapping = try top["recovery"]?.mapping(["plugin", "ports"]) {
       if let folder = mapping["plugin"] { recovery.plugin = try folder.path("the CNI plugin's config-dir", 4000) }
@@ -100,7 +104,7 @@ extension AgentConfiguration {
 }
 
 extension ConfigurationNode {
-  fileprivate func path(_ what: String, _ maximum: Int) throws(ConfigurationError) -> String {
+  func path(_ what: String, _ maximum: Int) throws(ConfigurationError) -> String {
     let text = try text(what)
     guard text.hasPrefix("/"), text.utf8.count <= maximum, !text.utf8.contains(0) else {
       throw error("\"\(text)\" must be \(what), absolute and at most \(maximum) bytes")
@@ -137,7 +141,9 @@ extension Fabric {
 
 extension VirtualNetwork {
   fileprivate init(_ node: ConfigurationNode) throws(ConfigurationError) {
-    let mapping = try node.mapping(["name", "subnets", "encapsulation", "vni", "label", "dns", "mtu", "routes"])
+    let mapping = try node.mapping([
+      "name", "subnets", "encapsulation", "vni", "label", "dns", "mtu", "routes", "host", "services", "dhcp",
+    ])
     name = try mapping.required("name", "the network's name").name("a network's name")
     let list = try mapping.required("subnets", "a list of at least one subnet, as [{prefix: 10.1.0.0/16}]")
     subnets = []
@@ -166,6 +172,7 @@ extension VirtualNetwork {
       let label = try mapping.required("label", "the network's MPLS label, 16 to 1048575")
       identifier = UInt32(try label.integer(16...0xF_FFFF, "an MPLS label (20 bits, the first 16 are reserved)"))
     }
+    if let node = mapping["dhcp"] { dhcp = try DHCPSettings(node) }
     dns = []
     for node in try mapping.items("dns") { dns.append(try node.address()) }
     let leastMTU = subnets.contains { !$0.prefix.isV4 } ? 1280 : 576
@@ -176,6 +183,10 @@ extension VirtualNetwork {
       for node in try mapping.items("routes") { routes.append(try NetworkRoute(node, subnets)) }
       self.routes = routes
     }
+    if let node = mapping["services"] { services = try NetworkServices(node, subnets) }
+    // Members are told of the proxy where nothing else is said.
+    if mapping["dns"] == nil, let proxy = services?.dns { dns = proxy.addresses }
+    if let node = mapping["host"] { host = try HostGateway(node, network: name, subnets) }
   }
 }
 

@@ -88,6 +88,7 @@ struct ForwarderLink: Service {
     case .interfaceState(let id, let isUp): logger.debug("interface \(id) is \(isUp ? "up" : "down")")
     case .trap(let interface, let vrf, let frame):
       logger.trace("trapped \(frame.count) bytes", metadata: ["interface": "\(interface)", "vrf": "\(vrf)"])
+      agent.dhcp.take(interface: interface, frame: frame)
     case .station(let change, let entry):
       logger.debug("\(entry.mac) \(change.name)", metadata: ["vrf": "\(entry.vrf)", "nexthop": "\(entry.nexthop)"])
     case .resolve(let interface, let vrf, let address):

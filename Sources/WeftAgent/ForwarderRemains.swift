@@ -1,3 +1,6 @@
+import Foundation
+import Glibc
+import Synchronization
 import WeftRing
 import WeftWire
 
@@ -25,7 +28,9 @@ struct ForwarderRemains {
       if case .unreachable = error { return nil }
       throw error
     }
-    defer { channel.close() }
+    // One that answers nothing ends the channel, not the agent's start.
+    let watch = Watch(channel)
+    defer { watch.end() }
     var remains = ForwarderRemains()
     for case .vrf(let vrf) in try channel.dump(.vrfs) { remains.vrfs[vrf.id] = vrf.name }
     for case .interface(let interface, _) in try channel.dump(.interfaces) {
@@ -55,5 +60,24 @@ struct ForwarderRemains {
       return tunnel.destination == peer.address && tunnel.encapsulation == encapsulation
         && tunnel.innerDestinationMAC == innerMAC
     }?.id
+  }
+}
+
+/// Closes a channel when it is not ended within 5 s.
+private final class Watch: Sendable {
+  private let channel: RingClient
+  private let isOver = Atomic(false)
+
+  init(_ channel: RingClient) {
+    self.channel = channel
+    Thread.detachNewThread { [self] in
+      for _ in 0..<100 where !isOver.load(ordering: .acquiring) { usleep(50_000) }
+      self.channel.close()
+    }
+  }
+
+  func end() {
+    isOver.store(true, ordering: .releasing)
+    channel.close()
   }
 }

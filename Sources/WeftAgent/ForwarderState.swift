@@ -36,6 +36,7 @@ public struct ForwarderState: Hashable, Sendable {
   public var vnis: [UInt32: VNIConfiguration] = [:]
   public var routes: [RouteKey: RouteConfiguration] = [:]
   public var bridge: [BridgeKey: BridgeConfiguration] = [:]
+  public var policers: [UInt32: PolicerConfiguration] = [:]
 
   public init() {}
 
@@ -44,6 +45,7 @@ public struct ForwarderState: Hashable, Sendable {
   public mutating func set(_ entry: NexthopConfiguration) { nexthops[entry.id] = entry }
   public mutating func set(_ entry: LabelConfiguration) { labels[entry.label] = entry }
   public mutating func set(_ entry: VNIConfiguration) { vnis[entry.vni] = entry }
+  public mutating func set(_ entry: PolicerConfiguration) { policers[entry.id] = entry }
   public mutating func set(_ entry: RouteConfiguration) {
     routes[RouteKey(vrf: entry.vrf, prefix: entry.prefix)] = entry
   }
@@ -60,6 +62,7 @@ public struct ForwarderState: Hashable, Sendable {
     for label in Self.gone(old.labels, labels) { commands.append(.removeLabel(label: label)) }
     for vni in Self.gone(old.vnis, vnis) { commands.append(.removeVNI(vni: vni)) }
     for entry in Self.changed(old.vrfs, vrfs) { commands.append(.setVRF(entry)) }
+    for entry in Self.changed(old.policers, policers) { commands.append(.setPolicer(entry)) }
     for entry in Self.changed(old.interfaces, interfaces) { commands.append(.setInterface(entry)) }
     for entry in Self.changed(old.nexthops, nexthops) { commands.append(.setNexthop(entry)) }
     for entry in Self.changed(old.labels, labels) { commands.append(.setLabel(entry)) }
@@ -68,6 +71,7 @@ public struct ForwarderState: Hashable, Sendable {
     for entry in Self.changed(old.bridge, bridge) { commands.append(.setBridge(entry)) }
     for id in Self.gone(old.nexthops, nexthops) { commands.append(.removeNexthop(id: id)) }
     for id in Self.gone(old.interfaces, interfaces) { commands.append(.removeInterface(id: id)) }
+    for id in Self.gone(old.policers, policers) { commands.append(.removePolicer(id: id)) }
     for id in Self.gone(old.vrfs, vrfs) { commands.append(.removeVRF(id: id)) }
     return commands
   }

@@ -5,7 +5,7 @@ import WeftAPI
 
 /// The agent's HTTP API: Weft's own under /v1, and the field's. docs/openapi.yaml describes it.
 public struct HTTPInterface: Sendable {
-  typealias Context = BasicRequestContext
+  typealias Context = APIContext
   typealias Handler = @Sendable (Request, Context) async throws -> Response
 
   /// A method of a path; `{name}` in the path stands for one component.
@@ -26,12 +26,18 @@ public struct HTTPInterface: Sendable {
   var store: Store { agent.store }
   var configuration: AgentConfiguration { agent.configuration }
 
-  public init(agent: Agent, logger: Logger) {
+  private let admission: Admission
+
+  public init(agent: Agent, logger: Logger) throws {
     self.agent = agent
     self.logger = logger
+    admission = try Admission(agent.configuration.api, logger: logger)
   }
 
-  var endpoints: [Endpoint] { attachmentEndpoints + statusEndpoints + podEndpoints + portEndpoints }
+  var endpoints: [Endpoint] {
+    attachmentEndpoints + statusEndpoints + observabilityEndpoints + documentEndpoints + podEndpoints + portEndpoints
+      + gatewayEndpoints
+  }
 
   /// Every method and path that is answered, as "GET /v1/status".
   public var routes: [String] { endpoints.map { "\($0.method.rawValue) \($0.path)" } }
@@ -39,7 +45,9 @@ public struct HTTPInterface: Sendable {
   func router() -> Router<Context> {
     let router = Router(context: Context.self)
     let endpoints = endpoints
+    router.add(middleware: RequestMetrics(metrics: agent.metrics))
     router.add(middleware: ErrorAnswers(endpoints: endpoints, logger: logger))
+    router.add(middleware: admission)
     for endpoint in endpoints {
       router.on(RouterPath(endpoint.path), method: endpoint.method) { request, context in
         try await endpoint.handle(request, context)
@@ -115,6 +123,11 @@ extension APIError.Code {
     case .methodNotAllowed: .methodNotAllowed
     case .addressInUse, .conflict: .conflict
     case .tooLarge: .contentTooLarge
+    case .unauthorized: .unauthorized
+    case .forbidden: .forbidden
+    case .tooManyRequests: .tooManyRequests
+    case .headerTooLarge: .requestHeaderFieldsTooLarge
+    case .timeout: .requestTimeout
     case .notSupported: .notImplemented
     case .forwarderUnavailable, .forwarderRefused, .hostInterfaceMissing, .unavailable: .serviceUnavailable
     case .poolExhausted: HTTPResponse.Status(code: 507, reasonPhrase: "Insufficient Storage")

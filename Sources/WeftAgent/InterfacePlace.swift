@@ -12,12 +12,15 @@ struct InterfacePlace: Hashable, Sendable {
 extension Agent {
   /// Where the interface is that the forwarder opens for an attachment.
   func place(of record: AttachmentRecord) throws(APIError) -> InterfacePlace {
+    // A socket is there or not, whoever asks: the forwarder waits for its front end.
+    if record.vhost != nil { return InterfacePlace(index: 0) }
     guard record.tapQueues != nil else {
       // Not by rtnetlink, which waits for whoever changes interfaces; after a restart that is the forwarder, for each port.
-      let index = if_nametoindex(record.hostInterface)
+      let device = record.parent ?? record.hostInterface
+      let index = if_nametoindex(device)
       guard index != 0 else {
         throw APIError(
-          .hostInterfaceMissing, "host interface \(record.hostInterface) of attachment \(record.id) does not exist")
+          .hostInterfaceMissing, "host interface \(device) of attachment \(record.id) does not exist")
       }
       return InterfacePlace(index: index)
     }

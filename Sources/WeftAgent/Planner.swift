@@ -1,3 +1,4 @@
+import FoundationEssentials
 import WeftAPI
 import WeftRing
 import WeftWire
@@ -15,6 +16,8 @@ public struct Planner: Sendable {
     for network in configuration.networks {
       list.append(vrf(network.name))
       list.append(translation(network.name))
+      if network.services != nil { list += HostPort.identifiers(Services.name(network.name)) }
+      if network.host != nil { list += HostGateways.identifiers(network.name) }
     }
     for peer in configuration.peers {
       for member in peer.networks {
@@ -43,8 +46,13 @@ public struct Planner: Sendable {
 
   private func number(_ identifier: Identifier) -> UInt32 { numbers[identifier] ?? .max }
 
-  /// Networks, the fabric interface, tunnels, and what is behind peers.
-  public func base(_ underlay: Underlay) -> ForwarderState {
+  /// As below, with the numbers that host ports have.
+  func base(_ underlay: Underlay, _ store: Store) throws(APIError) -> ForwarderState {
+    base(underlay, hostNumbers: try store.numbers(underlay.hostPorts.flatMap(\.identifiers)))
+  }
+
+  /// Networks, the fabric interface, tunnels, what is behind peers, and the host's ports.
+  public func base(_ underlay: Underlay, hostNumbers: [Identifier: UInt32] = [:]) -> ForwarderState {
     var state = ForwarderState()
     let discard = number(Identifier(.nexthop, "discard"))
     let receive = number(Identifier(.nexthop, "receive"))
@@ -73,6 +81,8 @@ public struct Planner: Sendable {
             vrf: number(Self.vrf(network.name)), prefix: IPPrefix(host: subnet.gateway), nexthop: receive))
       }
     }
+    // Of these a gateway's address may be the host's.
+    for port in underlay.hostPorts { add(port, to: &state, vrf: number(Self.vrf(port.network)), hostNumbers) }
     return state
   }
 
@@ -111,7 +121,8 @@ public struct Planner: Sendable {
 
   /// An attachment's own entries. Nil: its network is not in the configuration (any more), or has other subnets.
   public func attachment(
-    _ record: AttachmentRecord, interface: UInt32, nexthop: UInt32, fabricMTU: Int
+    _ record: AttachmentRecord, interface: UInt32, nexthop: UInt32, fabricMTU: Int, parent: ParentPort? = nil,
+    bandwidth: Bandwidth? = nil
   ) -> ForwarderState? {
     guard let network = configuration.network(record.network),
       record.addresses.allSatisfy({ network.subnet(of: $0) != nil })
@@ -122,13 +133,22 @@ public struct Planner: Sendable {
     var vif = InterfaceConfiguration(
       id: interface, role: .virtual, port: pods.vethKind, device: record.hostInterface, mac: record.mac,
       vrf: vrf, mtu: UInt16(clamping: configuration.mtu(of: network, fabricMTU: fabricMTU)))
-    if let queues = record.tapQueues {
+    if configuration.hasDHCP(record) { vif.flags.insert(.dhcp) }
+    if let parent, let vlan = record.vlan {
+      vif.port = .vlan
+      vif.mtu = min(vif.mtu, UInt16(clamping: parent.mtu))
+      vif.vlan = VLANConfiguration(parent: parent.interface, outer: UInt16(clamping: vlan))
+    } else if let vhost = record.vhost {
+      vif.port = .vhostUser
+      vif.vhost = vhost
+    } else if let queues = record.tapQueues {
       vif.port = .tap
       vif.tap = TapConfiguration(
         queues: UInt16(clamping: queues), namespace: record.netns, name: record.interface)
     } else {
       vif.xdp = pods.xdp
     }
+    if let bandwidth { Self.limit(&state, &vif, bandwidth) }
     state.set(vif)
     state.set(NexthopConfiguration(id: nexthop, action: .encap(interface: interface, destinationMAC: record.mac)))
     for address in record.addresses {
@@ -152,7 +172,9 @@ extension AgentConfiguration {
     }
     let routes: [AttachmentRoute]
     if let configured = network?.routes {
-      routes = configured.map { AttachmentRoute(destination: $0.destination, gateway: $0.gateway) }
+      // Without an address of its family a route cannot be set.
+      routes = configured.filter { route in addresses.contains { $0.gateway.isV4 == route.gateway.isV4 } }
+        .map { AttachmentRoute(destination: $0.destination, gateway: $0.gateway) }
     } else {
       // One default route a family: of the first subnet that has one.
       var families: Set<Bool> = []
@@ -170,6 +192,7 @@ extension AgentConfiguration {
       mtu: network.map { mtu(of: $0, fabricMTU: fabricMTU) } ?? fabricMTU, addresses: addresses, routes: routes,
       dns: network?.dns ?? [], state: record.state, reason: record.reason, podName: record.podName,
       podNamespace: record.podNamespace, podUID: record.podUID,
-      tap: record.tapQueues.map { AttachmentTap(queues: $0) })
+      tap: record.tapQueues.map { AttachmentTap(queues: $0) },
+      since: Date(timeIntervalSince1970: TimeInterval(record.since)).formatted(.iso8601))
   }
 }

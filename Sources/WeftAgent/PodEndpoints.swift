@@ -37,12 +37,15 @@ extension HTTPInterface {
     return JSON.answer(records.enumerated().map { describe($1, index: $0, of: records.count) })
   }
 
+  /// No machine's own port; a VLAN of one is that of a pod in it.
+  private static let isPod = "(origin <> 'port' OR vlan IS NOT NULL)"
+
   private func find(_ pod: PodName) async throws -> [AttachmentRecord] {
     if let uuid = pod.uuid {
-      let records = try await store.attachments(where: "vm_uuid = ? AND origin <> 'port'", [uuid])
+      let records = try await store.attachments(where: "vm_uuid = ? AND \(Self.isPod)", [uuid])
       if !records.isEmpty { return records }
     }
-    return try await store.attachments(where: "pod_name = ? AND origin <> 'port'", [pod.name])
+    return try await store.attachments(where: "pod_name = ? AND \(Self.isPod)", [pod.name])
       .filter { pod.namespace == nil || $0.podNamespace == nil || $0.podNamespace == pod.namespace }
   }
 
@@ -77,7 +80,7 @@ extension HTTPInterface {
 
   @Sendable private func getInterfaces(_ request: Request, _ context: Context) async throws -> Response {
     let vmUUID = try context.uuid("vm-uuid")
-    let all = try await store.attachments(where: "vm_uuid = ? AND origin <> 'port'", [vmUUID])
+    let all = try await store.attachments(where: "vm_uuid = ? AND \(Self.isPod)", [vmUUID])
     let id = context.parameters.get("vmi-uuid") == nil ? nil : try context.uuid("vmi-uuid")
     let active = all.enumerated().filter { (id == nil || $1.id == id) && $1.state == .active }
     guard !active.isEmpty else {
@@ -117,7 +120,8 @@ extension HTTPInterface {
     ]
     return VMInterface(
       vmUUID: record.vmUUID, id: record.id, vnID: Derived.networkUUID(record.network), vnName: record.network,
-      macAddress: record.mac.description, ipAddress: v4?.address.address.description ?? "",
+      macAddress: record.mac.description, vlanID: record.vlan ?? VMInterface.noVLAN,
+      ipAddress: v4?.address.address.description ?? "",
       plen: v4?.address.prefixLength ?? 0, gateway: v4?.gateway.description ?? "",
       dnsServer: dns?.description ?? v4?.gateway.description ?? "",
       ip6Address: v6?.address.address.description, ip6PLen: v6?.address.prefixLength,

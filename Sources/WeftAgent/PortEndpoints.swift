@@ -14,8 +14,6 @@ extension HTTPInterface {
       Endpoint(.post, "/syncports", synchronizePorts),
       Endpoint(.put, "/enable-port/{uuid}", enablePort),
       Endpoint(.put, "/disable-port/{uuid}", disablePort),
-      Endpoint(.post, "/gateway", refuseGateway),
-      Endpoint(.delete, "/gateway", refuseGateway),
     ]
   }
 
@@ -45,18 +43,20 @@ extension HTTPInterface {
       throw APIError(
         .badRequest, "mac-address \"\(port.macAddress.short)\" is no MAC address such as 02:00:00:00:00:01")
     }
-    guard (port.txVLANID ?? -1) == -1, (port.rxVLANID ?? -1) == -1 else {
-      throw APIError(
-        .notSupported, "tx-vlan-id and rx-vlan-id: ports with VLAN tags are not supported; leave them at -1")
-    }
+    let vlan = try Self.vlan(port)
+    // A VLAN has no interface of its own: system-name is that of the port that its frames are on.
+    let hostInterface = vlan.map { Store.name(ofVLAN: $0, parent: device, id: id) } ?? device
     guard (0...1).contains(port.type ?? 0) else {
       throw APIError(.notSupported, "type \(port.type ?? 0) is not supported: 0 (a VM's TAP) or 1 (a namespace's veth)")
     }
+    let vhost = vlan == nil ? try port.vhost(configuration.machines) : nil
     let network = try network(port.vnID)
     var addresses: [IPAddress] = []
     for (key, text) in [("ip-address", port.ipAddress), ("ip6-address", port.ip6Address)] {
-      guard let text, !["", "None", "0.0.0.0", "::"].contains(text) else { continue }
-      guard let address = IPAddress(text), address.isV4 == (key == "ip-address") else {
+      guard let text, !["", "None"].contains(text) else { continue }
+      let given = IPAddress(text)
+      if given?.isUnspecified == true { continue }
+      guard let address = given, address.isV4 == (key == "ip-address") else {
         throw APIError(.badRequest, "\(key) \"\(text.short)\" is no such address")
       }
       addresses.append(address)
@@ -64,28 +64,45 @@ extension HTTPInterface {
     let there = try await store.attachments(where: "id = ?", [id]).first
     if let there {
       guard there.origin == .port, there.containerID == instance, there.network == network, there.mac == mac,
+        there.vhost == vhost, there.vlan == vlan, vlan == nil || there.parent == device,
         Set(addresses).isSubset(of: there.addresses)
       else { throw APIError(.conflict, "port \(id) is there with other properties; delete it first") }
     } else {
-      try await agent.forgetRecovered(claiming: device)
+      let before = try await agent.claim(hostInterface: device, mac: mac)
+      if addresses.isEmpty { addresses = before }
       let (record, isNew) = try await store.reserve(
         NewAttachment(
-          id: id, containerID: instance, interface: device, netns: "", network: network, hostInterface: device,
+          id: id, containerID: instance, interface: hostInterface, netns: "", network: network,
+          hostInterface: hostInterface,
           mac: mac, addresses: addresses, vmUUID: instance, podName: try Checks.label(port.displayName, "display-name"),
-          origin: .port))
+          origin: .port, parent: vlan == nil ? nil : device, vlan: vlan, vhost: vhost))
       guard isNew || record.id == id else {
-        throw APIError(.conflict, "instance \(instance) has \(device) as port \(record.id) already")
+        throw APIError(.conflict, "instance \(instance) has \(hostInterface) as port \(record.id) already")
       }
     }
     try await store.setPort(port, time: Date().formatted(.iso8601))
-    if port.linkState == false {
+    if port.linkState?.isUp == false {
       try await agent.deactivate(id: id)
-    } else if there != nil {
+    } else if there != nil, vlan == nil {
       _ = try await agent.place(
         id: id, containerID: instance, interface: device, netns: "", hostInterface: device)
     } else {
       _ = try await agent.activate(id: id, waits: true)
     }
+  }
+
+  /// The VLAN of a port that is one of another port's; nil for a port of its own.
+  private static func vlan(_ port: Port) throws -> Int? {
+    let (sent, received) = (port.txVLANID ?? -1, port.rxVLANID ?? -1)
+    guard sent == received else {
+      throw APIError(
+        .badRequest, "tx-vlan-id \(sent) and rx-vlan-id \(received) differ; a VLAN has one number in both directions")
+    }
+    guard sent != -1 else { return nil }
+    guard (1...4094).contains(sent) else {
+      throw APIError(.badRequest, "tx-vlan-id and rx-vlan-id \(sent) must be 1 to 4094, or -1 for a port without VLAN")
+    }
+    return sent
   }
 
   private func network(_ vnID: String?) throws -> String {
@@ -125,13 +142,6 @@ extension HTTPInterface {
   @Sendable private func disablePort(_ request: Request, _ context: Context) async throws -> Response {
     try await agent.deactivate(id: try await port(context).id)
     return JSON.empty
-  }
-
-  @Sendable private func refuseGateway(_ request: Request, _ context: Context) async throws -> Response {
-    throw APIError(
-      .notSupported,
-      "virtual gateways (a network's way out through the host) are not supported; the forwarder answers for each "
-        + "subnet's gateway by itself")
   }
 }
 

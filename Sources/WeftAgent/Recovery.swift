@@ -67,15 +67,16 @@ struct Recovery {
       let there = unclaimed.removeValue(forKey: device)
       let isTap = record.isTap == true
       let isThere = isTap ? access(record.netns, F_OK) == 0 : if_nametoindex(device) != 0
-      let id = UUID().uuidString.lowercased()
       add(
         AttachmentRecord(
-          id: id, containerID: record.containerID, interface: record.interface, netns: record.netns, network: network,
+          id: Self.id(of: device), containerID: record.containerID, interface: record.interface, netns: record.netns,
+          network: network,
           hostInterface: device, mac: mac, addresses: addresses.map(\.address),
           vmUUID: Derived.podUUID(uid: record.podUID, containerID: record.containerID), podName: record.podName,
           podNamespace: record.podNamespace, podUID: record.podUID, origin: .cni, isWanted: there != nil || isThere,
           created: Self.now,
-          tapQueues: isTap ? Int(there?.configuration.tap.queues ?? configuration.pods.queues) : nil),
+          tapQueues: isTap ? Int(there?.configuration.tap.queues ?? configuration.pods.queues) : nil,
+          state: there != nil || isThere ? .waiting : .reserved),
         there)
     }
 
@@ -86,7 +87,9 @@ struct Recovery {
       guard let network = configuration.network(id: port.vnID) else {
         return problems.append("port \(id) is of no network that is here (\(port.vnID?.short ?? "-")); post it again")
       }
-      let there = unclaimed[port.systemName]
+      let vlan = port.txVLANID.flatMap { $0 == -1 ? nil : $0 }
+      let device = vlan.map { Store.name(ofVLAN: $0, parent: port.systemName, id: id) } ?? port.systemName
+      let there = unclaimed[device]
       let stated = [port.ipAddress, port.ip6Address].compactMap { $0.flatMap { IPAddress($0) } }.filter {
         !$0.isUnspecified
       }
@@ -94,27 +97,34 @@ struct Recovery {
       guard let addresses = there?.addresses ?? (stated.isEmpty ? nil : stated) else {
         return problems.append("the addresses of port \(id) are not known; post it again")
       }
-      unclaimed[port.systemName] = nil
+      unclaimed[device] = nil
+      let isUp = port.linkState?.isUp != false
+      let vhost = vlan == nil ? (try? port.vhost(configuration.machines)) ?? nil : nil
       add(
         AttachmentRecord(
-          id: id, containerID: instance, interface: port.systemName, netns: "", network: network.name,
-          hostInterface: port.systemName, mac: mac, addresses: addresses, vmUUID: instance, podName: port.displayName,
-          origin: .port, isWanted: port.linkState != false, created: Self.now), there)
+          id: id, containerID: instance, interface: device, netns: "", network: network.name, hostInterface: device,
+          mac: mac, addresses: addresses, vmUUID: instance, podName: port.displayName, origin: .port, isWanted: isUp,
+          created: Self.now, state: isUp ? .waiting : .disabled, parent: vlan == nil ? nil : port.systemName,
+          vlan: vlan,
+          vhost: vhost), there)
       ports.append(port)
     }
 
     /// What the forwarder has that no file speaks of, and the numbers of its other entries.
     mutating func takeRest() {
       for (device, there) in unclaimed.sorted(by: { $0.key < $1.key }) {
-        guard there.configuration.port != .vlan, let network = there.network else { continue }
+        guard let network = there.network else { continue }
         let tap = there.configuration.tap
         let isPods = there.configuration.port == .tap && !tap.namespace.isEmpty
         add(
           AttachmentRecord(
-            id: UUID().uuidString.lowercased(), containerID: "recovered-\(device)",
+            id: Self.id(of: device), containerID: "recovered-\(device)",
             interface: isPods ? tap.name : device, netns: tap.namespace, network: network, hostInterface: device,
             mac: there.configuration.mac, addresses: there.addresses, vmUUID: Derived.named("recovered/\(device)"),
-            origin: .recovered, isWanted: true, created: Self.now, tapQueues: isPods ? Int(tap.queues) : nil), there)
+            origin: .recovered, isWanted: true, created: Self.now, tapQueues: isPods ? Int(tap.queues) : nil,
+            state: .waiting, parent: parent(of: there.configuration),
+            vlan: there.configuration.vlan.map { Int($0.outer) },
+            vhost: there.configuration.port == .vhostUser ? there.configuration.vhost : nil), there)
       }
       unclaimed = [:]
       guard let remains else { return }
@@ -149,6 +159,11 @@ struct Recovery {
       }
     }
 
+    /// The device whose port a VLAN's frames are on.
+    private func parent(of interface: InterfaceConfiguration) -> String? {
+      interface.vlan.flatMap { remains?.interfaces[$0.parent]?.configuration.device }
+    }
+
     private mutating func add(_ record: AttachmentRecord, _ there: ForwarderRemains.Interface?) {
       var record = record
       let subnets = configuration.network(record.network)?.subnets ?? []
@@ -161,6 +176,18 @@ struct Recovery {
       let identifiers = Store.identifiers(of: record.id)
       numbers[identifiers[0]] = there.configuration.id
       numbers[identifiers[1]] = there.nexthop
+    }
+
+    /// The host interface's name begins as the id did, where it is one of ours; the rest follows from the name.
+    private static func id(of device: String) -> String {
+      let rest = Derived.named("port/\(device)")
+      let digits = device.hasPrefix("weft") ? device.dropFirst(4) : ""
+      guard digits.count == 11, digits.allSatisfy({ $0.isHexDigit && !$0.isUppercase }) else { return rest }
+      let all = digits + rest.filter { $0 != "-" }.dropFirst(11)
+      return all.indices.reduce(into: "") { id, index in
+        if [8, 12, 16, 20].contains(all.distance(from: all.startIndex, to: index)) { id.append("-") }
+        id.append(all[index])
+      }
     }
 
     private static var now: Int64 { Int64(Date().timeIntervalSince1970) }

@@ -1,8 +1,8 @@
 import GRDB
 
-enum Schema {
+package enum Schema {
   /// Each step stays as it is once it was released; changes are further steps.
-  static var migrator: DatabaseMigrator {
+  package static var migrator: DatabaseMigrator {
     var migrator = DatabaseMigrator()
     migrator.registerMigration("1") { db in
       try db.execute(
@@ -47,6 +47,36 @@ enum Schema {
       // A database without this is new: what is on the node already is to be taken into it.
       try db.execute(
         sql: "INSERT INTO setting (name, value) SELECT 'begun', '1' WHERE EXISTS (SELECT 1 FROM identifier)")
+    }
+    migrator.registerMigration("states") { db in
+      // Seconds since 1970.
+      try db.execute(
+        sql: """
+          ALTER TABLE attachment ADD COLUMN state TEXT NOT NULL DEFAULT 'reserved';
+          ALTER TABLE attachment ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
+          UPDATE attachment SET since = created, state = CASE
+            WHEN wanted AND reason IS NULL THEN 'active' WHEN wanted THEN 'failed' WHEN origin = 'port' THEN 'disabled' ELSE 'reserved' END;
+          """)
+    }
+    migrator.registerMigration("vlan") { db in
+      // Of a port that is a VLAN of another one: the host interface of that, and the VLAN; NULL: it has its own.
+      try db.execute(
+        sql: """
+          ALTER TABLE attachment ADD COLUMN parent TEXT;
+          ALTER TABLE attachment ADD COLUMN vlan INTEGER;
+          CREATE UNIQUE INDEX attachment_vlan ON attachment (parent, vlan);
+          """)
+    }
+    Store.registerBandwidth(&migrator)
+    migrator.registerMigration("vhost-user") { db in
+      // Attachments whose ports are vhost-user sockets.
+      try db.execute(
+        sql: """
+          CREATE TABLE vhost (
+            attachment TEXT PRIMARY KEY REFERENCES attachment (id) ON DELETE CASCADE, socket TEXT NOT NULL UNIQUE,
+            front_end_listens BOOLEAN NOT NULL
+          ) WITHOUT ROWID;
+          """)
     }
     return migrator
   }

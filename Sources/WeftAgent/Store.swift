@@ -9,7 +9,7 @@ import WeftWire
 /// An SQLite file; everything of one request is in it or nothing is. May be used from any thread.
 public final class Store: Sendable {
   public let configuration: AgentConfiguration
-  let database: DatabasePool
+  package let database: DatabasePool
   /// Held for as long as the store lives: one agent a database.
   private let lock: FileLock
   let memory: Mutex<Memory>
@@ -49,6 +49,7 @@ public final class Store: Sendable {
       guard !unknown else {
         throw APIError(.database, "the database \(path) was made by a newer weft-agent; use that, or another database")
       }
+      try database.write { try Self.settle($0) }
       memory = Mutex(try database.read { try Self.load($0, configuration) })
     } catch let error as APIError { throw error } catch {
       throw APIError(.database, "cannot use the database \(path): \(error)")

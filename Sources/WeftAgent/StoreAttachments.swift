@@ -14,12 +14,19 @@ struct NewAttachment: Sendable {
   var hostInterface: String?
   var mac: MACAddress?
   var addresses: [IPAddress] = []
+  /// No others than these.
+  var addressesOnly = false
+  var bandwidth: Bandwidth?
   var vmUUID: String?
   var podName: String?
   var podNamespace: String?
   var podUID: String?
   var origin: AttachmentRecord.Origin
   var isWanted = false
+  /// It is a VLAN of the port with this host interface.
+  var parent: String?
+  var vlan: Int?
+  var vhost: VhostConfiguration?
 }
 
 extension Store {
@@ -54,7 +61,12 @@ extension Store {
     if let there = try AttachmentRecord.fetch(
       db, where: "container_id = ? AND interface = ?", [new.containerID, new.interface]
     ).first {
+      guard there.state != .deleting else {
+        throw APIError(
+          .unavailable, "container \(new.containerID)'s \(new.interface) is still being deleted; try again")
+      }
       try check(there, against: new)
+      try setBandwidth(there.id, new.bandwidth, db)
       return (try move(there, to: new.netns, db), false)
     }
     guard let network = configuration.network(new.network) else {
@@ -72,6 +84,12 @@ extension Store {
       {
         throw APIError(.conflict, "MAC address \(mac) is container \(owner)'s in network \(network.name)")
       }
+    }
+    if let parent = new.parent, let vlan = new.vlan,
+      let owner = try String.fetchOne(
+        db, sql: "SELECT id FROM attachment WHERE parent = ? AND vlan = ?", arguments: [parent, vlan])
+    {
+      throw APIError(.conflict, "VLAN \(vlan) of \(parent) is attachment \(owner)'s; delete that first")
     }
     if let device = new.hostInterface {
       if let owner = try String.fetchOne(
@@ -92,15 +110,17 @@ extension Store {
     }
     let tapQueues = new.origin == .cni && configuration.pods.kind == .tap ? Int(configuration.pods.queues) : nil
     if tapQueues != nil { try checkNamespace(new.netns) }
-    let addresses = try allocate(network, new.addresses, db, taken)
+    let addresses = try allocate(network, new.addresses, only: new.addressesOnly, db, taken)
     let record = AttachmentRecord(
       id: id, containerID: new.containerID, interface: new.interface, netns: new.netns, network: network.name,
       hostInterface: new.hostInterface ?? Derived.hostInterface(id), mac: new.mac ?? Derived.mac(id),
       addresses: addresses,
       vmUUID: new.vmUUID ?? Derived.podUUID(uid: new.podUID, containerID: new.containerID), podName: new.podName,
-      podNamespace: new.podNamespace, podUID: new.podUID, origin: new.origin, isWanted: new.isWanted, reason: nil,
-      created: Int64(Date().timeIntervalSince1970), tapQueues: tapQueues)
+      podNamespace: new.podNamespace, podUID: new.podUID, origin: new.origin, isWanted: new.isWanted,
+      created: Int64(Date().timeIntervalSince1970), tapQueues: tapQueues, parent: new.parent, vlan: new.vlan,
+      vhost: new.vhost)
     try record.insert(db)
+    try setBandwidth(id, new.bandwidth, db)
     return (record, true)
   }
 
@@ -129,7 +149,9 @@ extension Store {
     guard there.network == new.network else {
       throw APIError(.conflict, "\(what) in network \(there.network), not \(new.network); delete it first")
     }
-    guard Set(new.addresses).isSubset(of: there.addresses) else {
+    guard Set(new.addresses).isSubset(of: there.addresses),
+      !new.addressesOnly || new.addresses.count == there.addresses.count
+    else {
       throw APIError(
         .conflict,
         "\(what) with \(there.addresses.map(\.description).joined(separator: ", ")), which is not what is asked for; "
@@ -140,9 +162,9 @@ extension Store {
     }
   }
 
-  /// One address of each subnet: the asked-for one, or the next free one.
+  /// One address of each subnet: the asked-for one, or the next free one unless `only` those asked for are wanted.
   private func allocate(
-    _ network: VirtualNetwork, _ asked: [IPAddress], _ db: GRDB.Database, _ taken: Taken
+    _ network: VirtualNetwork, _ asked: [IPAddress], only: Bool, _ db: GRDB.Database, _ taken: Taken
   ) throws -> [IPAddress] {
     var addresses: [IPAddress] = []
     for address in asked { try check(address, network, asked) }
@@ -164,7 +186,7 @@ extension Store {
           pool.take(wanted)
           addresses.append(wanted)
           taken.addresses.append(wanted)
-        } else {
+        } else if !only {
           guard let free = pool.next() else {
             throw APIError(
               .poolExhausted,
@@ -217,7 +239,7 @@ extension Store {
   }
 
   /// On the calling thread.
-  func attachmentsNow(
+  package func attachmentsNow(
     where condition: String = "1", _ arguments: StatementArguments = []
   ) throws(APIError)
     -> [AttachmentRecord]
@@ -237,12 +259,38 @@ extension Store {
     }
   }
 
-  /// Notes whether it is to forward, and why it does not.
-  func setState(_ id: String, isWanted: Bool, reason: String?) throws(APIError) {
-    try write("note the state of attachment \(id)") {
-      try $0.execute(
-        sql: "UPDATE attachment SET wanted = ?, reason = ? WHERE id = ?", arguments: [isWanted, reason, id])
+  /// Brings attachments into a state, all or none. `isWanted`: they are to forward; nil: as before. What may not follow
+  /// the state that one is in is refused (`conflict`).
+  package func setState(
+    _ ids: [String], _ state: AttachmentState, isWanted: Bool? = nil, reason: String? = nil
+  ) throws(APIError) {
+    guard !ids.isEmpty else { return }
+    try write("note the state of \(ids.count == 1 ? "attachment \(ids[0])" : "\(ids.count) attachments")") { db in
+      for id in ids {
+        guard let text = try String.fetchOne(db, sql: "SELECT state FROM attachment WHERE id = ?", arguments: [id]),
+          let before = AttachmentState(rawValue: text)
+        else { continue }
+        guard before.allows(state) else {
+          throw APIError(.conflict, "attachment \(id) is \(text) and cannot become \(state.rawValue)")
+        }
+        try db.execute(
+          sql: """
+            UPDATE attachment SET state = ?, wanted = COALESCE(?, wanted), reason = ?,
+            since = CASE WHEN state = ? THEN since ELSE ? END WHERE id = ?
+            """,
+          arguments: [
+            state.rawValue, isWanted, reason, state.rawValue, Int64(Date().timeIntervalSince1970), id,
+          ])
+      }
     }
+  }
+
+  /// Puts right what an agent that died left: what was on its way into the forwarder is as before.
+  static func settle(_ db: GRDB.Database) throws {
+    try db.execute(
+      sql:
+        "UPDATE attachment SET state = CASE WHEN wanted THEN 'waiting' ELSE 'reserved' END WHERE state = 'programming'"
+    )
   }
 
   /// What the plugin reports of an interface that it has made.

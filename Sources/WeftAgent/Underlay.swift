@@ -40,6 +40,8 @@ public struct Underlay: Hashable, Sendable {
   public var fabric: FabricLink?
   /// By the peer's name.
   public var peers: [String: PeerPath] = [:]
+  /// The kernel's own interfaces in networks, as far as they are there.
+  public var hostPorts: [HostPort] = []
 
   public init(fabric: FabricLink? = nil, peers: [String: PeerPath] = [:]) {
     self.fabric = fabric

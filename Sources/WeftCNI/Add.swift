@@ -29,9 +29,36 @@ extension Run {
       podName: wishes.podName, podNamespace: wishes.podNamespace, podUID: wishes.podUID)
     let isRetry = records.exists(key)
     record.hostInterface = records.read(key)?.hostInterface
+    let delegate = try delegate()
     try records.write(record)
+    guard let delegate else { return try attach(wishes, nil, &record, isRetry, namespace, host, container) }
 
-    let attachment = try reserve(wishes, isRetry: isRetry)
+    // What an earlier run that was killed may have got.
+    if isRetry { takeBack(delegate) }
+    let assignment: Delegate.Assignment
+    do throws(CNIError) { assignment = try delegate.add() } catch {
+      takeBack(delegate)
+      if !isRetry { records.remove(key) }
+      throw error
+    }
+    do throws(CNIError) {
+      var wishes = wishes
+      wishes.addresses = assignment.addresses
+      wishes.addressesOnly = true
+      return try attach(wishes, assignment, &record, isRetry, namespace, host, container)
+    } catch {
+      takeBack(delegate)
+      throw error
+    }
+  }
+
+  /// With addresses of a delegate's, or of the agent's choice where there is none.
+  private func attach(
+    _ wishes: AttachmentRequest, _ assignment: Delegate.Assignment?, _ record: inout PluginRecord, _ isRetry: Bool,
+    _ namespace: borrowing NetworkNamespace, _ host: Netlink, _ container: Netlink
+  ) throws(CNIError) -> JSON {
+    var attachment = try reserve(wishes, isRetry: isRetry)
+    attachment = assignment?.applied(to: attachment) ?? attachment
     do throws(CNIError) {
       let mtu = try mtu(for: attachment)
       record.hostInterface = attachment.hostInterface
@@ -61,7 +88,7 @@ extension Run {
       }
       return AddResult(
         version: configuration.version, attachment: attachment, hostMAC: made.hostMAC, sandbox: netns, mtu: mtu,
-        routes: made.routes
+        routes: made.routes, dns: assignment?.dns
       ).json(after: configuration.previousResult)
     } catch {
       withdraw()
@@ -76,7 +103,8 @@ extension Run {
     return AttachmentRequest(
       containerID: key.containerID, interface: key.interface, netns: netns, network: settings.network,
       podName: arguments.podName, podNamespace: arguments.podNamespace, podUID: arguments.podUID,
-      addresses: wishes.addresses.isEmpty ? nil : wishes.addresses, mac: wishes.mac)
+      addresses: wishes.addresses.isEmpty ? nil : wishes.addresses, bandwidth: try configuration.bandwidth(),
+      mac: wishes.mac)
   }
 
   func openNamespace() throws(CNIError) -> NetworkNamespace {

@@ -63,7 +63,7 @@ final class AgentClient {
 
   func status() throws(AgentFailure) -> AgentStatus { try decode(AgentStatus.self, try send("GET", "/v1/status")) }
 
-  private func send(_ method: String, _ path: String, _ body: [UInt8]? = nil) throws(AgentFailure) -> [UInt8] {
+  func send(_ method: String, _ path: String, _ body: [UInt8]? = nil) throws(AgentFailure) -> [UInt8] {
     if let silence { throw silence }
     let response: HTTPResponse
     do throws(HTTPFailure) {
@@ -87,7 +87,7 @@ final class AgentClient {
     throw .refused(error, status: response.status)
   }
 
-  private func decode<T: Decodable>(_ type: T.Type, _ body: [UInt8]) throws(AgentFailure) -> T {
+  func decode<T: Decodable>(_ type: T.Type, _ body: [UInt8]) throws(AgentFailure) -> T {
     switch Coding.decode(type, from: body) {
     case .success(let value): return value
     case .failure(let reason): throw .broken(reason: "the answer is not what it should be: \(reason)")
@@ -101,7 +101,7 @@ final class AgentClient {
 
   /// RFC 3986 section 2.3: all but unreserved characters by their bytes. "." and ".." alone mean something in a path,
   /// but neither is an id or a name.
-  private static func escaped(_ text: String) -> String {
+  static func escaped(_ text: String) -> String {
     var result = ""
     for byte in text.utf8 {
       switch byte {

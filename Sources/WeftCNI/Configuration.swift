@@ -11,6 +11,8 @@ public struct Configuration: Hashable, Sendable {
   public let settings: Settings
   /// The result of the plugins before this one, or for CHECK and DEL that of ADD.
   public let previousResult: JSON?
+  /// The IPAM plugin that gives out addresses; nil: the agent does.
+  public let delegate: String?
   /// The whole, for runtimeConfig, args and the keys of GC.
   private let json: JSON
 
@@ -37,7 +39,18 @@ public struct Configuration: Hashable, Sendable {
     if let previousResult, previousResult.members == nil {
       throw CNIError(.decoding, "prevResult is \(previousResult.kind), not an object")
     }
+    delegate = try Self.delegate(json)
     settings = try Settings(json)
+  }
+
+  /// `ipam.type`. An empty one and an empty object name none, as configurations in the field have it.
+  private static func delegate(_ json: JSON) throws(CNIError) -> String? {
+    let fields = try Fields(json["ipam"], path: "ipam")
+    guard let type = try fields.string("type"), !type.isEmpty else { return nil }
+    guard !type.contains("/"), type != ".", type != ".." else {
+      throw fields.wrong("type", .string(type), "is a plugin's name, which is looked for in CNI_PATH")
+    }
+    return type
   }
 
   /// The cniVersion, if the bytes have one that is a string: to answer in when the rest is wrong, and for VERSION.
@@ -60,6 +73,17 @@ public struct Configuration: Hashable, Sendable {
   private static func unsupported(_ what: String) -> CNIError {
     let known = SpecVersion.allCases.map(\.rawValue).joined(separator: ", ")
     return CNIError(.version, "\(what) is not supported", details: "cniVersion may be \(known)")
+  }
+
+  /// `runtimeConfig.bandwidth`; nil: no limit.
+  public func bandwidth() throws(CNIError) -> Bandwidth? {
+    guard let value = json["runtimeConfig"]?.member(anyCase: "bandwidth") else { return nil }
+    let fields = try Fields(value, path: "runtimeConfig.bandwidth")
+    func number(_ key: String) throws(CNIError) -> UInt64? { try fields.integer(key, 0...Int.max).map { UInt64($0) } }
+    let bandwidth = Bandwidth(
+      ingressRate: try number("ingressRate"), ingressBurst: try number("ingressBurst"),
+      egressRate: try number("egressRate"), egressBurst: try number("egressBurst"))
+    return bandwidth.isUnlimited ? nil : bandwidth
   }
 
   /// What a container asks for itself: of each, the first source that says something.
@@ -140,6 +164,8 @@ public struct Settings: Hashable, Sendable {
   public var mtu: Int?
   /// A network of the agent's; nil: the agent's default.
   public var network: String?
+  /// Nested mode (vif-type macvlan): the interface of the virtual machine that pods' frames leave by.
+  public var nestedParent: String?
 
   public init() {}
 
@@ -170,6 +196,7 @@ public struct Settings: Hashable, Sendable {
     if let mtu, mtu < 68 { throw fields.wrong("mtu", .integer(Int64(mtu)), "is at least 68 (RFC 791)") }
     agent = try Self.endpoint(fields)
     try Self.refuseUnsupported(fields)
+    nestedParent = try Self.nestedParent(fields)
   }
 
   private static func endpoint(_ fields: Fields) throws(CNIError) -> HTTPEndpoint {
@@ -197,14 +224,6 @@ public struct Settings: Hashable, Sendable {
       throw CNIError(
         .unsupportedField, "\(fields.path).mode \"\(mode)\" is not supported", details: "it is \"k8s\" or left out")
     }
-    let kind = try fields.string("vif-type") ?? ""
-    guard ["", "veth"].contains(kind.lowercased()) else {
-      throw CNIError(
-        .unsupportedField, "\(fields.path).vif-type \"\(kind)\" is not supported",
-        details: "it is \"veth\" or left out; macvlan, the nested mode's, is not there yet")
-    }
-    // Only macvlan has a use for it.
-    _ = try fields.string("parent-interface")
   }
 }
 

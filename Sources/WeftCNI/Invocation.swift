@@ -50,7 +50,9 @@ public struct InterfaceKey: Hashable, Sendable, CustomStringConvertible {
 /// The CNI_* variables of one run, judged by what its verb needs.
 public struct Invocation: Hashable, Sendable {
   /// The variables that are read.
-  public static let variables = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"]
+  public static let variables = [
+    "CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH",
+  ]
 
   public let verb: Verb
   /// Empty for the verbs that are about no container: VERSION, STATUS, GC.

@@ -21,16 +21,19 @@ public enum Plugin {
         let isEmpty = !stdin.contains { $0 > 0x20 }
         return success(SpecVersion.report(echoing: isEmpty ? nil : try Configuration.version(in: stdin)))
       }
-      return run(invocation, try Configuration(stdin))
+      return run(invocation, try Configuration(stdin), environment, stdin)
     } catch {
       return failure(error, version: SpecVersion(rawValue: (try? Configuration.version(in: stdin)) ?? ""))
     }
   }
 
-  private static func run(_ invocation: Invocation, _ configuration: Configuration) -> Outcome {
+  private static func run(
+    _ invocation: Invocation, _ configuration: Configuration, _ environment: [String: String], _ stdin: [UInt8]
+  ) -> Outcome {
     let subject = invocation.verb.rawValue + (invocation.key.containerID.isEmpty ? "" : " \(invocation.key)")
     let log = Log(path: configuration.settings.logFile, level: configuration.settings.logLevel, subject: subject)
-    let run = Run(invocation: invocation, configuration: configuration, log: log)
+    let run = Run(
+      invocation: invocation, configuration: configuration, log: log, environment: environment, stdin: stdin)
     var outcome: Outcome
     do throws(CNIError) {
       guard configuration.version >= invocation.verb.since else {
@@ -72,8 +75,13 @@ final class Run {
   let records: Records
   let agent: AgentClient
   let log: Log
+  /// Both as they came, for a delegate.
+  let environment: [String: String]
+  let stdin: [UInt8]
 
-  init(invocation: Invocation, configuration: Configuration, log: Log) {
+  init(
+    invocation: Invocation, configuration: Configuration, log: Log, environment: [String: String], stdin: [UInt8]
+  ) {
     verb = invocation.verb
     key = invocation.key
     netns = invocation.netns
@@ -83,9 +91,12 @@ final class Run {
     records = Records(directory: configuration.settings.stateDirectory)
     agent = AgentClient(configuration.settings)
     self.log = log
+    self.environment = environment
+    self.stdin = stdin
   }
 
   func result() throws(CNIError) -> JSON? {
+    if let parent = settings.nestedParent { return try nested(parent) }
     switch verb {
     case .add: return try add()
     case .delete: try delete()

@@ -48,7 +48,7 @@ public enum Program {
         "plugins": [ { "type": "weft-cni",
           "weft": { "vrouter-ip": "127.0.0.1", "vrouter-port": 9091, "poll-timeout": 5, "poll-retries": 15,
             "config-dir": "/var/lib/contrail/ports/vm", "log-file": "/var/log/contrail/cni/opencontrail.log",
-            "log-level": "4" } } ] }
+            "log-level": "4" }, "capabilities": { "bandwidth": true, "ips": true, "mac": true } } ] }
 
     All keys may be left out. More: network (of the agent's), mtu, vrouter-socket (a Unix socket in place of ip and port).
     "contrail" in place of "weft", as Tungsten Fabric writes it, is the same.

@@ -12,10 +12,12 @@ public struct AddResult: Sendable {
   public var mtu: Int
   /// Those that were set.
   public var routes: [AttachmentRoute]
+  /// A delegate's, in place of the network's name servers.
+  public var dns: JSON?
 
   public init(
     version: SpecVersion, attachment: Attachment, hostMAC: MACAddress?, sandbox: String, mtu: Int,
-    routes: [AttachmentRoute]
+    routes: [AttachmentRoute], dns: JSON? = nil
   ) {
     self.version = version
     self.attachment = attachment
@@ -23,6 +25,7 @@ public struct AddResult: Sendable {
     self.sandbox = sandbox
     self.mtu = mtu
     self.routes = routes
+    self.dns = dns
   }
 
   /// Added to the result of the plugins before: their entries come first and stay as they are.
@@ -30,8 +33,8 @@ public struct AddResult: Sendable {
     var members = previous?.members ?? [:]
     members["cniVersion"] = .string(version.rawValue)
     var interfaces = previous?["interfaces"]?.elements ?? []
-    // A TAP interface has no other end that would be an interface.
-    let isTap = attachment.tap != nil
+    // A TAP interface has no other end that would be an interface, and a macvlan none at all.
+    let isTap = attachment.tap != nil || attachment.hostInterface.isEmpty
     let containerIndex = Int64(interfaces.count + (isTap ? 0 : 1))
     var host: [String: JSON] = ["name": .string(attachment.hostInterface)]
     if let hostMAC { host["mac"] = .string(hostMAC.description) }
@@ -66,8 +69,11 @@ public struct AddResult: Sendable {
 
   private func dns(after previous: JSON?) -> JSON {
     var members = previous?.members ?? [:]
+    // A delegate's domain, search and options, where no plugin before has said anything.
+    members.merge(dns?.members ?? [:]) { before, _ in before }
     var servers = previous?["nameservers"]?.elements ?? []
-    for server in attachment.dns.map({ JSON.string($0.description) }) where !servers.contains(server) {
+    let own = dns?["nameservers"]?.elements ?? attachment.dns.map { JSON.string($0.description) }
+    for server in own where !servers.contains(server) {
       servers.append(server)
     }
     if !servers.isEmpty { members["nameservers"] = .array(servers) }

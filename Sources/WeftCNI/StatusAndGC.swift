@@ -23,6 +23,14 @@ extension Run {
     guard !pools.isEmpty else {
       throw CNIError(.unavailable, "the agent has no network \"\(network)\"", details: "the agent at \(settings.agent)")
     }
+    // Then the agent's own addresses do not count.
+    if let delegate = try delegate() {
+      do throws(CNIError) { try delegate.run(.status) } catch {
+        let code = error.code == .unavailableAndLimited ? error.code : .unavailable
+        throw CNIError(code, error.message, details: error.details)
+      }
+      return
+    }
     if let full = pools.first(where: { $0.used >= $0.capacity }) {
       throw CNIError(
         .unavailable, "network \(network) has no free address in \(full.range)",
@@ -73,8 +81,9 @@ extension Run {
         failures.append(error)
       }
     }
+    do throws(CNIError) { try delegate()?.run(.gc) } catch { failures.append(error) }
     if let first = failures.first {
-      throw CNIError(first.code, first.message, details: "\(failures.count) attachments remain; \(first.details)")
+      throw CNIError(first.code, first.message, details: "\(failures.count) of what is to go remain; \(first.details)")
     }
   }
 

@@ -36,10 +36,13 @@ enum TapEnd {
     return try ContainerEnd.setRoutes(attachment, container, link.index)
   }
 
-  /// Deletes it where it is still there. What is no TAP interface with that alias is left alone.
+  /// Deletes it where it is still there. What is no TAP interface with that alias is left alone, but for one that has no
+  /// alias yet, is down and open nowhere: a run made it that was killed before it had named it.
   @discardableResult
   static func remove(_ interface: String, alias: String, container: Netlink) throws(NetlinkError) -> Bool {
-    guard let link = try container.link(named: interface), link.kind == "tun", link.alias == alias else { return false }
+    guard let link = try container.link(named: interface), link.kind == "tun",
+      link.alias == alias || link.alias == nil && !link.isUp && link.tun?.queues == 0
+    else { return false }
     do throws(NetlinkError) {
       try container.deleteLink(index: link.index)
     } catch {

@@ -3,7 +3,8 @@ import CLinux
 /// Where a packet path counts. Plain 64-bit counters with one writer, whose memory is somebody else's: a worker's part
 /// of the statistics region, or a replay's own.
 @safe public struct Counters: @unchecked Sendable {
-  /// Bytes of an interface's counters: rx packets, rx bytes, tx packets, tx bytes, drops, 8 bytes each, and room.
+  /// Bytes of an interface's counters: rx packets, rx bytes, tx packets, tx bytes, drops, 8 bytes each; at 48
+  /// packets left to the agent.
   public static let interfaceBytes = 64
 
   let drops: UnsafeMutableRawPointer
@@ -32,6 +33,9 @@ import CLinux
     unsafe weft_count(drops + Int(reason.rawValue) &* 8, UInt64(truncatingIfNeeded: packets))
     add(interface, 32, packets)
   }
+
+  /// Counts a packet that came in by `interface` and was left to the agent.
+  func trapped(_ interface: UInt32) { add(interface, 48, 1) }
 
   /// Counts packets that the port of `interface` did not take.
   public func unsent(_ reason: DropReason, packets: Int) {

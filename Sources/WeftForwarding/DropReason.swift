@@ -20,6 +20,13 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case bridgingOff
   case routingOff
   case monitoringPort
+  // DHCP and router discovery
+  case rogueDHCP
+  case rogueRouter
+  case trapUnfit
+  case trapNobody
+  case trapRate
+  case trapFull
   // IP
   case ipv4Short
   case ipv4Header
@@ -109,6 +116,14 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case .routingOff: ("routing_off", "to the router, from or to what does not route")
     case .monitoringPort:
       ("monitoring_port", "it came in by a monitoring interface, out of which copies go and no more")
+    case .rogueDHCP:
+      ("rogue_dhcp", "what a DHCP server says, from an interface whose DHCP is the agent's (flag dhcp)")
+    case .rogueRouter:
+      ("rogue_router", "a router advertisement from an interface whose router is the forwarder (flag dhcp)")
+    case .trapUnfit: ("trap_unfit", "for the agent, but in fragments or of more than 2000 bytes")
+    case .trapNobody: ("trap_nobody", "for the agent, which is not connected: it is asked again later")
+    case .trapRate: ("trap_rate", "for the agent, which gets no more frames of one interface in a second")
+    case .trapFull: ("trap_full", "for the agent, which did not keep up: there was no more room for the frame")
     case .ipv4Short: ("ipv4_short", "the frame ends inside the IPv4 header")
     case .ipv4Header: ("ipv4_header", "the IPv4 version or header length is wrong")
     case .ipv4Length: ("ipv4_length", "the IPv4 total length is below the header or beyond the frame")

@@ -20,6 +20,8 @@ extension PacketPath {
     if isShared, !isOwnFast(index, key) { return false }
     let isTCP = key.proto == IPProtocol.tcp
     let isOpening = fast[index].isOpening
+    // Those are not forwarded (Trap.swift).
+    if !isTCP, source.entry.conditions.contains(.served), Self.isDHCP(key) { return false }
     guard tables.nat.isEmpty, isTCP == isOpening, !isTCP || flows.tcp != .strict, Self.isHost(v4: key.source.v4),
       Self.isHost(v4: key.destination.v4)
     else { return false }

@@ -15,6 +15,8 @@ enum Verdict: UInt8 {
   case dropped
   /// Goes on in another worker.
   case handedOver
+  /// Has been left to the agent.
+  case trapped
 }
 
 /// How a packet is addressed on its link.

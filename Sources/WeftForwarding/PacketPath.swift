@@ -50,6 +50,10 @@ import WeftWire
   /// Something has been reported: whoever looks sets it back.
   public var hasReported = false
   var recent = RecentReports()
+  /// Where this worker leaves frames to the agent; nil where nobody is.
+  public var trapWriter: TrapWriter?
+  /// How many of them.
+  public var trapLimits: TrapLimits
   var exporter = FlowExporter()
   /// The version of the settings that `flows` goes by.
   var flowSettings: UInt64 = 0
@@ -81,12 +85,14 @@ import WeftWire
     self.nat.owner = sharing.owner
     mirrorCounts = tables.mirrors.counter(worker: 0)
     tx = TxFrames(interfaces: interfaces)
+    trapLimits = TrapLimits(interfaces: interfaces)
     adoptFlowSettings()
   }
 
   deinit {
     batch.deallocate()
     recent.deallocate()
+    trapLimits.deallocate()
     fast.deallocate()
     ahead.deallocate()
     open.deallocate()

@@ -45,6 +45,7 @@ extension PacketPath {
     packet.proto = ip.u8(9)
     packet.trafficClass = ip.u8(1)
     packet.isFragment = ip.u16(6) & (IPv4.moreFragments | IPv4.offsetMask) != 0
+    if packet.conditions.contains(.served), serveIPv4(&packet) { return }
     if packet.link == .group, !isFlooded(&packet, IPAddress(v4: source), IPAddress(v4: destination)) { return }
     guard mergeECN(&packet) else { return }
     finishParsing(&packet, IPAddress(v4: source), IPAddress(v4: destination))
@@ -68,6 +69,7 @@ extension PacketPath {
     {
       if answerNeighborSolicitation(&packet, source: source, destination: destination) { return }
     }
+    if packet.conditions.contains(.served), serveIPv6(&packet) { return }
     let isNew = source.high == 0 && source.low == 0 && packet.link == .group
     guard isNew || Self.isHost(v6: source) else { return drop(&packet, .sourceInvalid) }
     if packet.link != .group {

@@ -18,6 +18,8 @@ public enum TraceStage: UInt8, Sendable, CaseIterable {
   /// What a policer said of a packet, or of a segment; a mark that a packet got.
   case police
   case mark
+  /// The packet is left to the agent.
+  case trap
   /// The packet went no further.
   case drop
 }
@@ -30,6 +32,7 @@ public struct TraceRecord: Sendable {
     case merged
     case flood
     case dropped
+    case trapped
   }
 
   public var stage: TraceStage
@@ -164,6 +167,8 @@ extension PacketPath {
     traces.append(record)
   }
 
+  @inline(never) mutating func noteTrap(_ packet: Packet) { traces.append(record(.trap, packet)) }
+
   /// A frame that became no packet.
   @inline(never) mutating func noteDrop(_ interface: UInt32, _ reason: DropReason) {
     var record = TraceRecord(.drop)
@@ -206,6 +211,7 @@ extension PacketPath {
       case .merged: .merged
       case .flood: .flood
       // A trace has no other workers.
+      case .trapped: .trapped
       case .dropped, .handedOver: .dropped
       }
     record.interface = packet.interface

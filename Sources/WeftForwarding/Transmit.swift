@@ -44,7 +44,7 @@ extension PacketPath {
         count(batch[index], batch, now)
       case .reply: answer(&batch[index])
       case .flood: replicate(&batch[index])
-      case .merged, .dropped, .handedOver: continue
+      case .merged, .dropped, .handedOver, .trapped: continue
       }
     }
   }

@@ -42,6 +42,14 @@ public enum Ethtool {
     return call(device, &value)
   }
 
+  /// The driver puts packets of a connection together before anybody sees them (LRO), in a way that cannot be undone.
+  public static func mergesForGood(_ device: String) -> Bool {
+    var value = ethtool_value()
+    value.cmd = UInt32(ETHTOOL_GFLAGS)
+    // ETH_FLAG_LRO
+    return call(device, &value) && value.data & 1 << 15 != 0
+  }
+
   private static func call<T>(_ device: String, _ argument: inout T) -> Bool {
     let flags = Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
     guard let socket = try? Descriptor(socket(AF_INET, flags, 0), "open a socket for", device) else { return false }

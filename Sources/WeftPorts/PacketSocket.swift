@@ -91,10 +91,17 @@ public struct Promiscuity: ~Copyable, Sendable {
   /// The longest frame: an IP packet of 64 KiB with its Ethernet header, and room for a tunnel's headers before it.
   static let stride = 66 << 10
   static let headroom = 128
+  /// As many places for frames of ordinary size, one close to the other: they stay in the cache.
+  static let smallStride = 2048
+  static let smallBytes = smallStride - headroom
   private let memory: Mapping
 
   public init() throws(SystemError) {
-    memory = try Mapping(anonymous: Self.stride * RxFrames.capacity, what: "large frames")
+    memory = try Mapping(anonymous: (Self.stride + Self.smallStride) * RxFrames.capacity, what: "large frames")
+  }
+
+  func smallPlace(_ index: Int) -> UnsafeMutableRawPointer {
+    unsafe memory.base + Self.stride * RxFrames.capacity + index * Self.smallStride + Self.headroom
   }
 
   func place(_ index: Int) -> UnsafeMutableRawPointer { unsafe memory.base + index * Self.stride + Self.headroom }

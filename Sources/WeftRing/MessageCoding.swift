@@ -39,6 +39,7 @@ extension Command {
     case setMirror, removeMirror, setInterfaceMirror, removeInterfaceMirror, stage, trace
     case startCapture, stopCapture
     case setFlowExport, watchFlows, setFlowSettings
+    case transmit
   }
 
   var kindValue: UInt16 {
@@ -99,6 +100,7 @@ extension Command {
       case .setFlowExport: .setFlowExport
       case .watchFlows: .watchFlows
       case .setFlowSettings: .setFlowSettings
+      case .transmit: .transmit
       }
     return kind.rawValue
   }
@@ -164,7 +166,7 @@ extension Command {
       writer.put(UInt8(entry == nil ? 0 : 1))
       if let entry { writer.put(entry) }
     case .watchFlows: break
-    case .trace(let interface, let length):
+    case .trace(let interface, let length), .transmit(let interface, let length):
       writer.put(interface)
       writer.put(length)
     case .removeAddressSetMember(let set, let prefix):
@@ -254,6 +256,7 @@ extension Command {
           case .setFlowSettings: .setFlowSettings(try r.flag("is set") ? try r.flowSettings() : nil)
           case .stopCapture: .stopCapture(id: try r.get("capture id"))
           case .trace: .trace(interface: try r.get("interface id"), length: try r.get("frame length"))
+          case .transmit: .transmit(interface: try r.get("interface id"), length: try r.get("frame length"))
           }
         })
     } catch {

@@ -85,6 +85,9 @@ public enum Command: Hashable, Sendable {
   /// Answered by `done`, whose cursor is the capture's number.
   case startCapture(CaptureConfiguration)
   case stopCapture(id: UInt32)
+  /// A frame, `length` bytes that have been staged, goes out of an interface: an answer to `Event.trap`, or what the agent
+  /// has to say by itself. Answered when it is with the worker that sends it; refused as `tableFull` where too many are.
+  case transmit(interface: UInt32, length: UInt32)
 }
 
 /// Why a command was refused. What a refused command would have changed is as it was.
@@ -230,7 +233,8 @@ public enum Completion: Hashable, Sendable {
 public enum Event: Hashable, Sendable {
   /// An interface's link went up or down, or its device went away.
   case interfaceState(id: UInt32, isUp: Bool)
-  /// A packet that the forwarder leaves to the agent: the frame's first bytes as they came from the interface.
+  /// A packet that the forwarder leaves to the agent (`InterfaceFlags.dhcp`): its frame as it came from the interface, but
+  /// without VLAN tags, with its checksums finished, and without what stands behind the IP packet.
   case trap(interface: UInt32, vrf: UInt32, frame: [UInt8])
   /// Events were lost because the ring was full.
   case lost(count: UInt64)

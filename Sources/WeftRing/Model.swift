@@ -15,6 +15,8 @@ public enum PortKind: UInt8, Sendable, CaseIterable {
   case vlan = 4
   /// AF_XDP on a kernel interface (the fabric NIC, or the host end of a pod's veth): `XDPConfiguration`.
   case xdp = 5
+  /// A virtual machine's network card by vhost-user: `VhostConfiguration`.
+  case vhostUser = 6
 
   public var name: String {
     switch self {
@@ -23,6 +25,7 @@ public enum PortKind: UInt8, Sendable, CaseIterable {
     case .pcap: "pcap"
     case .vlan: "vlan"
     case .xdp: "af_xdp"
+    case .vhostUser: "vhost-user"
     }
   }
 }
@@ -84,6 +87,8 @@ public struct InterfaceConfiguration: Hashable, Sendable {
   public var xdp = XDPConfiguration()
   /// Port kind tap. `device` is then a name for people where the interface is in another network namespace.
   public var tap = TapConfiguration()
+  /// Port kind vhost-user. `device` is then a name for people.
+  public var vhost = VhostConfiguration()
 
   public init(
     id: UInt32, role: InterfaceRole, port: PortKind, device: String, mac: MACAddress, vrf: UInt32 = 0,

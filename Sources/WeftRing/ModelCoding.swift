@@ -26,7 +26,8 @@ extension SlotWriter {
     put(entry.fatFlows)
     put(entry.qos)
     put(entry.xdp)
-    put(entry.tap)
+    // The two are large, and no interface has both.
+    if entry.port == .vhostUser { put(entry.vhost) } else { put(entry.tap) }
   }
 
   mutating func put(_ entry: VRFConfiguration) {
@@ -152,7 +153,7 @@ extension SlotReader {
     interface.fatFlows = try fatFlows()
     interface.qos = try interfaceQoS()
     interface.xdp = try xdp()
-    interface.tap = try tap()
+    if port == .vhostUser { interface.vhost = try vhost() } else { interface.tap = try tap() }
     return interface
   }
 

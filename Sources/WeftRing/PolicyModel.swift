@@ -22,13 +22,18 @@ public struct InterfaceFlags: OptionSet, Hashable, Sendable {
   /// The maximum segment size of TCP connections is lowered to what fits.
   public static let clampMSS = InterfaceFlags(rawValue: 64)
 
-  public static let all = InterfaceFlags(rawValue: 127)
+  /// DHCP requests and router solicitations that come in go to the agent (`Event.trap`) and nowhere else; what DHCP servers
+  /// and routers say does not come in.
+  public static let dhcp = InterfaceFlags(rawValue: 128)
+
+  public static let all = InterfaceFlags(rawValue: 255)
   public static let usual: InterfaceFlags = [.bridging, .routing]
 
   /// Each flag by its name in TABLES.json.
   public static let names: [(name: String, flag: InterfaceFlags)] = [
     ("policy", .policy), ("bridging", .bridging), ("routing", .routing), ("anti-spoofing", .antiSpoofing),
     ("drop-new-flows", .dropNewFlows), ("learning", .learning), ("clamp-mss", .clampMSS),
+    ("dhcp", .dhcp),
   ]
 
   public var names: [String] { Self.names.filter { contains($0.flag) }.map(\.name) }

@@ -162,6 +162,16 @@ public final class RingClient: @unchecked Sendable {
     shutdown(socket.raw, Int32(SHUT_RDWR))
   }
 
+  /// How many messages wait in the channel's rings, and how many have room. It waits for nobody.
+  public var depths: [(ring: String, messages: Int, slots: Int)] {
+    [
+      ("commands", 192, RingLayout.commandSlots), ("completions", 320, RingLayout.completionSlots),
+      ("events", 448, RingLayout.eventSlots),
+    ].compactMap { ring, head, slots in
+      unsafe RingLayout.depth(mapping.base, head: head, slots: slots).map { (ring, $0, slots) }
+    }
+  }
+
   /// Sends all commands, many in flight at once, and returns one result for each, in order.
   /// Throws `.disconnected` when the forwarder goes away: what came of the unanswered commands is then unknown.
   public func apply(_ commands: [Command]) throws(RingError) -> [Result<Void, Refusal>] {
@@ -181,21 +191,35 @@ public final class RingClient: @unchecked Sendable {
   public func dump(_ table: TableName) throws(RingError) -> [TableEntry] {
     var entries: [TableEntry] = []
     var cursor: UInt64 = 0
-    var refusal: Refusal?
     repeat {
-      var following: UInt64 = 0
-      try exchange([.dump(table: table, cursor: cursor, limit: 512)]) { _, completion in
-        switch completion {
-        case .entry(_, let entry): entries.append(entry)
-        case .done(_, let next): following = next
-        case .refused(_, let reason): refusal = reason
-        case .traceStep, .traceFrame: break
-        }
-      }
-      if let refusal { throw .rejected(path: path, reason: refusal.description) }
-      cursor = following
+      let part = try dump(table, from: cursor)
+      entries += part.entries
+      cursor = part.next
     } while cursor != 0
     return entries
+  }
+
+  /// The most entries of a table that are read at once.
+  public static let share = 512
+
+  /// Up to `limit` entries of a table from a cursor on, 0 being its beginning; where to go on, 0 when that was all. An
+  /// entry stays where it is as long as it is there.
+  public func dump(
+    _ table: TableName, from cursor: UInt64, limit: Int = share
+  ) throws(RingError) -> (entries: [TableEntry], next: UInt64) {
+    var entries: [TableEntry] = []
+    var following: UInt64 = 0
+    var refusal: Refusal?
+    try exchange([.dump(table: table, cursor: cursor, limit: UInt32(clamping: limit))]) { _, completion in
+      switch completion {
+      case .entry(_, let entry): entries.append(entry)
+      case .done(_, let next): following = next
+      case .refused(_, let reason): refusal = reason
+      case .traceStep, .traceFrame: break
+      }
+    }
+    if let refusal { throw .rejected(path: path, reason: refusal.description) }
+    return (entries, following)
   }
 
   /// Waits for events, at most `timeoutMilliseconds`; [] when none came.

@@ -12,7 +12,7 @@ import CLinux
 ///     4096  command slots, completion slots, event slots
 public enum RingLayout {
   public static let magic: UInt64 = 0x474E_4952_5446_4557  // "WEFTRING"
-  public static let version: UInt32 = 4
+  public static let version: UInt32 = 5
   public static let slotBytes = 1024
   public static let commandSlots = 1024
   public static let completionSlots = 1024
@@ -27,6 +27,15 @@ public enum RingLayout {
   static let completions = commands + commandSlots * slotBytes
   static let events = completions + completionSlots * slotBytes
   public static let totalBytes = events + eventSlots * eventSlotBytes
+
+  /// Messages in a ring whose producer's and consumer's positions stand there; nil: they make no sense.
+  static func depth(_ base: UnsafeMutableRawPointer, head: Int, slots: Int) -> Int? {
+    // In this order: the consumer never passes the producer, so that what is read second is not behind.
+    let tail = unsafe weft_load_acquire_u64(base + head + 64)
+    let waiting = unsafe weft_load_acquire_u64(base + head) &- tail
+    // Between the two more may have been written and taken than fit.
+    return waiting <= UInt64(slots) ? Int(waiting) : waiting < 1 << 32 ? slots : nil
+  }
 
   static func commandRing(_ base: UnsafeMutableRawPointer) -> SPSCRing {
     unsafe SPSCRing(

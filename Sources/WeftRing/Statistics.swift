@@ -6,17 +6,22 @@ import WeftSystem
 /// the names of the drop reasons stand in it, so that a tool prints what the forwarder has.
 ///
 ///     0     magic 8, version 4, workers 4, interface slots 4, drop reasons 4, forwarder's pid 4, pad 4
-///     64    control thread's heartbeat (CLOCK_MONOTONIC, ns)
+///     64    control thread's heartbeat (CLOCK_MONOTONIC, ns), start of the forwarder (CLOCK_MONOTONIC, ns)
+///     128   tables: entries 8, limit 8 (0: none), in the order of `TableGauge`
 ///     4096  drop reasons: name 32 bytes, explanation 128 bytes, each ended by zero
 ///     then  a block for each worker: header 128, drops 8 each, interfaces 64 each
 public struct StatisticsLayout: Sendable {
   static let magic: UInt64 = 0x5354_4154_5446_4557  // "WEFTSTAT"
-  static let version: UInt32 = 1
+  static let version: UInt32 = 2
   static let nameBytes = 32
   static let textBytes = 128
   public static let interfaceBytes = 64
   static let queuesOffset = 40
+  static let trappedOffset = 48
   static let workerHeaderBytes = 128
+  static let heartbeatOffset = 64
+  static let startOffset = 72
+  static let tablesOffset = 128
   static let namesOffset = 4096
 
   public let workers: Int
@@ -41,12 +46,14 @@ public struct StatisticsLayout: Sendable {
 ///
 /// Header offsets: 0 heartbeat (ns), 8 core, 16 NUMA node, 24 batches, 32 packets, 40 sleeps, 48 flow entries,
 /// 56 flows that found no place, 64 frames given to other workers, 72 frames taken from them, 80 keys whose flows live with
-/// other workers, 88 flows of others that had to go because this worker could not note whose they are.
+/// other workers, 88 flows of others that had to go because this worker could not note whose they are, 96 busy
+/// time (ns).
 @safe public struct WorkerStatistics: @unchecked Sendable {
   public let header: UnsafeMutableRawPointer
   /// A 64-bit counter for each drop reason.
   public let drops: UnsafeMutableRawPointer
-  /// 64 bytes for each interface: rx packets, rx bytes, tx packets, tx bytes, drops, queues that the worker receives from.
+  /// 64 bytes for each interface: rx packets, rx bytes, tx packets, tx bytes, drops, queues that the worker receives
+  /// from, packets left to the agent.
   public let interfaces: UnsafeMutableRawPointer
 
   public func beat(now: UInt64) { unsafe weft_store_relaxed_u64(header, now) }
@@ -71,6 +78,8 @@ public struct StatisticsLayout: Sendable {
   private func queues(_ interface: UInt32) -> UnsafeMutableRawPointer {
     unsafe interfaces + Int(interface) * StatisticsLayout.interfaceBytes + StatisticsLayout.queuesOffset
   }
+  /// Time in rounds that took packets, ns, since the worker started.
+  public func setBusy(_ nanoseconds: UInt64) { unsafe weft_store_relaxed_u64(header + 96, nanoseconds) }
   public func setSharing(given: UInt64, taken: UInt64, redirects: Int, refused: UInt64) {
     unsafe weft_store_relaxed_u64(header + 64, given)
     unsafe weft_store_relaxed_u64(header + 72, taken)
@@ -83,7 +92,7 @@ public struct StatisticsLayout: Sendable {
 public final class StatisticsRegion: @unchecked Sendable {
   public let layout: StatisticsLayout
   private let memory: Descriptor
-  private let mapping: Mapping
+  let mapping: Mapping
 
   public init(layout: StatisticsLayout, reasons: [(name: String, explanation: String)]) throws(SystemError) {
     precondition(reasons.count == layout.reasons)
@@ -101,6 +110,7 @@ public final class StatisticsRegion: @unchecked Sendable {
     unsafe base.storeBytes(of: UInt32(layout.interfaces), toByteOffset: 16, as: UInt32.self)
     unsafe base.storeBytes(of: UInt32(layout.reasons), toByteOffset: 20, as: UInt32.self)
     unsafe base.storeBytes(of: getpid(), toByteOffset: 24, as: Int32.self)
+    unsafe weft_store_relaxed_u64(base + StatisticsLayout.startOffset, weft_monotonic_ns())
     for (index, reason) in reasons.enumerated() {
       let at = StatisticsLayout.namesOffset + index * (StatisticsLayout.nameBytes + StatisticsLayout.textBytes)
       for (offset, byte) in reason.name.utf8.prefix(StatisticsLayout.nameBytes - 1).enumerated() {
@@ -120,7 +130,7 @@ public final class StatisticsRegion: @unchecked Sendable {
       header: block, drops: block + layout.dropsOffset, interfaces: block + layout.interfacesOffset)
   }
 
-  public func beat(now: UInt64) { unsafe weft_store_relaxed_u64(mapping.base + 64, now) }
+  public func beat(now: UInt64) { unsafe weft_store_relaxed_u64(mapping.base + StatisticsLayout.heartbeatOffset, now) }
 
   /// A reader in this process.
   public func reader() throws(SystemError) -> StatisticsReader { try StatisticsReader(descriptor: readOnly()) }
@@ -141,6 +151,8 @@ public final class StatisticsReader: @unchecked Sendable {
     public let txPackets: UInt64
     public let txBytes: UInt64
     public let drops: UInt64
+    /// Packets left to the agent.
+    public let trapped: UInt64
   }
 
   public struct Drop: Hashable, Sendable {
@@ -168,6 +180,8 @@ public final class StatisticsReader: @unchecked Sendable {
     public let redirects: UInt64
     /// Flows of others that had to go because this worker could not note whose they are.
     public let redirectsRefused: UInt64
+    /// In rounds that took packets; the rest of the time it looked in vain, or slept.
+    public let busyNanoseconds: UInt64
   }
 
   private let mapping: Mapping
@@ -190,7 +204,7 @@ public final class StatisticsReader: @unchecked Sendable {
     }
   }
 
-  private func load(_ offset: Int) -> UInt64 { unsafe weft_load_relaxed_u64(mapping.base + offset) }
+  func load(_ offset: Int) -> UInt64 { unsafe weft_load_relaxed_u64(mapping.base + offset) }
   private func block(_ worker: Int) -> Int { layout.workersOffset + worker * layout.workerBytes }
 
   /// Every interface slot that ever counted something. Those that exist without traffic are not told from free ones.
@@ -202,15 +216,17 @@ public final class StatisticsReader: @unchecked Sendable {
   }
 
   public func interface(_ id: UInt32) -> Interface {
-    var sums: [UInt64] = [0, 0, 0, 0, 0]
+    var sums: [UInt64] = [0, 0, 0, 0, 0, 0]
     if Int(id) < layout.interfaces {
       for worker in 0..<layout.workers {
         let at = block(worker) + layout.interfacesOffset + Int(id) * StatisticsLayout.interfaceBytes
         for field in 0..<5 { sums[field] &+= load(at + field * 8) }
+        sums[5] &+= load(at + StatisticsLayout.trappedOffset)
       }
     }
     return Interface(
-      id: id, rxPackets: sums[0], rxBytes: sums[1], txPackets: sums[2], txBytes: sums[3], drops: sums[4])
+      id: id, rxPackets: sums[0], rxBytes: sums[1], txPackets: sums[2], txBytes: sums[3], drops: sums[4],
+      trapped: sums[5])
   }
 
   /// Every reason, in the forwarder's order.
@@ -235,7 +251,8 @@ public final class StatisticsReader: @unchecked Sendable {
         numaNode: Int32(truncatingIfNeeded: load(at + 16)),
         heartbeatAgeMilliseconds: now > beat ? (now - beat) / 1_000_000 : 0, batches: load(at + 24),
         packets: load(at + 32), sleeps: load(at + 40), flows: load(at + 48), flowsRefused: load(at + 56),
-        handedOver: load(at + 64), takenOver: load(at + 72), redirects: load(at + 80), redirectsRefused: load(at + 88))
+        handedOver: load(at + 64), takenOver: load(at + 72), redirects: load(at + 80), redirectsRefused: load(at + 88),
+        busyNanoseconds: load(at + 96))
     }
   }
 

@@ -93,6 +93,8 @@ import WeftWire
   @inlinable public static var notRouted: PacketConditions { PacketConditions(rawValue: 4) }
   /// It does not come in at all.
   @inlinable public static var refused: PacketConditions { PacketConditions(rawValue: 8) }
+  /// Its DHCP requests and router solicitations are the agent's.
+  @inlinable public static var served: PacketConditions { PacketConditions(rawValue: 32) }
   /// Its source MAC address is learned.
   @inlinable public static var learned: PacketConditions { PacketConditions(rawValue: 16) }
 }

@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import Logging
 import WeftForwarding
+import WeftLogging
 import WeftNetlink
 import WeftRing
 import WeftSystem
@@ -24,11 +25,14 @@ public struct ForwarderSettings: Sendable {
   public var limits: TableLimits
   /// ICMP errors and TCP resets of a worker's own.
   public var errorsPerSecond: UInt64
+  /// Frames of one interface that a worker leaves to the agent; twice as many at once.
+  public var trapsPerSecond: UInt64
 
   public init(
     socket: String, cores: [Int], idle: IdleMode = .adaptive, spinMicroseconds: UInt64 = 5,
     wakeLatencyMicroseconds: UInt32? = 0,
-    limits: TableLimits = TableLimits(), errorsPerSecond: UInt64 = 1000, topology: MachineTopology = MachineTopology()
+    limits: TableLimits = TableLimits(), errorsPerSecond: UInt64 = 1000, trapsPerSecond: UInt64 = 50,
+    topology: MachineTopology = MachineTopology()
   ) {
     self.topology = topology
     self.socket = socket
@@ -38,6 +42,7 @@ public struct ForwarderSettings: Sendable {
     self.wakeLatencyMicroseconds = wakeLatencyMicroseconds
     self.limits = limits
     self.errorsPerSecond = errorsPerSecond
+    self.trapsPerSecond = trapsPerSecond
   }
 
   /// Cores that this process may run on.
@@ -51,8 +56,8 @@ public final class Forwarder {
   private let tables: TableMemory
   private let statistics: StatisticsRegion
   private let server: RingServer
-  private let workers: [Worker]
-  private let ports: PortManager
+  let workers: [Worker]
+  let ports: PortManager
   private let programmer: TableProgrammer
   private let tracer: Tracer
   private let captures: CaptureManager
@@ -60,7 +65,8 @@ public final class Forwarder {
   private let signals: Descriptor
   private let reported: ReportSignal
   private var waiting: [Newcomer] = []
-  private var sessions: [Session] = []
+  private(set) var sessions: [Session] = []
+  let injected = InjectBudget()
   private var sessionCount: UInt64 = 0
 
   /// Makes tables, workers and the socket. `file`: what to forward until an agent comes. Throws when the kernel will not
@@ -161,6 +167,8 @@ public final class Forwarder {
     sigaddset(&set, SIGTERM)
     sigaddset(&set, SIGINT)
     sigaddset(&set, SIGHUP)
+    sigaddset(&set, SIGUSR1)
+    sigaddset(&set, SIGUSR2)
     pthread_sigmask(SIG_BLOCK, &set, nil)
     return try Descriptor(
       signalfd(-1, &set, Int32(SFD_CLOEXEC) | Int32(SFD_NONBLOCK)), "make", "signalfd")
@@ -178,6 +186,7 @@ public final class Forwarder {
         pollfd(fd: server.descriptor, events: Int16(POLLIN), revents: 0),
         pollfd(fd: links.descriptor, events: Int16(POLLIN), revents: 0),
         pollfd(fd: reported.descriptor, events: Int16(POLLIN), revents: 0),
+        pollfd(fd: ports.vhostPoller.raw, events: Int16(POLLIN), revents: 0),
       ]
       let fixed = entries.count
       for client in waiting { entries.append(pollfd(fd: client.raw, events: Int16(POLLIN), revents: 0)) }
@@ -189,8 +198,9 @@ public final class Forwarder {
       _ = poll(&entries, nfds_t(entries.count), patience)
       let now = weft_monotonic_ns()
       statistics.beat(now: now)
-      if entries[0].revents != 0 { stopping = true }
+      if entries[0].revents != 0 { stopping = takeSignal() }
       if entries[2].revents != 0 { followLinks() }
+      if entries[4].revents != 0 { tell(ports.serveVhost()) }
       ports.useFast()
       followReports(isNews: entries[3].revents != 0, now)
       for (index, session) in sessions.enumerated() {
@@ -208,7 +218,9 @@ public final class Forwarder {
       if waiting.count > Self.maximumNewcomers { waiting.removeFirst(waiting.count - Self.maximumNewcomers) }
       if now &- lastLook > 1_000_000_000 {
         lastLook = now
+        programmer.tellSizes(statistics, workers: workers.count)
         for changed in ports.followTaps() { tell(changed) }
+        tell(ports.followVhost())
         ports.followQueues()
         ports.settleSpares()
       }
@@ -230,6 +242,20 @@ public final class Forwarder {
     }
   }
 
+  /// True: the signal that came says to stop.
+  private func takeSignal() -> Bool {
+    var info = signalfd_siginfo()
+    let size = MemoryLayout<signalfd_siginfo>.size
+    guard read(signals.raw, &info, size) == size else { return false }
+    switch Int32(bitPattern: info.ssi_signo) {
+    case SIGUSR1: LogLevels.shared.more()
+    case SIGUSR2: LogLevels.shared.set(nil)
+    default: return true
+    }
+    logger.notice("log level changed", metadata: ["level": "\(LogLevels.shared.level.rawValue)"])
+    return false
+  }
+
   private static let maximumNewcomers = 64
   /// Reports of a worker in one go.
   private static let reportShare = 1024
@@ -238,7 +264,7 @@ public final class Forwarder {
   private var patience: Int32 {
     if sessions.contains(where: \.hasMore) { return 0 }
     if sessions.contains(where: { $0.barrier != nil }) { return 1 }
-    if programmer.hasUncommitted { return 2 }
+    if programmer.hasUncommitted || hasTraps { return 2 }
     return tables.epochs.pending > 0 ? 10 : 100
   }
 
@@ -258,6 +284,7 @@ public final class Forwarder {
       sessions.append(Session(channel, id: sessionCount))
     }
     waiting = kept
+    openTraps()
   }
 
   private func drop(where isOver: (Session) -> Bool) {
@@ -266,6 +293,7 @@ public final class Forwarder {
     }
     for session in sessions where isOver(session) { captures.stop(ofSession: session.id) }
     sessions.removeAll(where: isOver)
+    openTraps()
   }
 
   private func serve(_ session: Session) {
@@ -293,6 +321,14 @@ public final class Forwarder {
     }
   }
 
+  /// Front ends of vhost-user have come, gone, or said what their guests take.
+  private func tell(_ news: [VhostNews]) {
+    for one in news {
+      if let capabilities = one.capabilities { programmer.refresh(interface: one.id, capabilities) }
+      if let isUp = one.isUp { tell((one.id, isUp)) }
+    }
+  }
+
   /// An interface has come up or gone down.
   private func tell(_ changed: (id: UInt32, isUp: Bool)) {
     logger.info("interface \(changed.id) is \(changed.isUp ? "up" : "down")")
@@ -317,6 +353,7 @@ public final class Forwarder {
       }
       followFlows()
     }
+    followTraps()
     programmer.age(now: now)
     let events = programmer.takeEvents()
     guard !events.isEmpty else { return }
@@ -388,17 +425,4 @@ public final class Forwarder {
     return tables.epochs.mark()
   }
   func hasPassed(_ mark: UInt64) -> Bool { tables.epochs.hasPassed(mark) }
-}
-
-/// A client that has not said yet what it wants.
-private final class Newcomer {
-  let raw: Int32
-  private var descriptor: Descriptor?
-
-  init(_ descriptor: consuming Descriptor) {
-    raw = descriptor.raw
-    self.descriptor = consume descriptor
-  }
-
-  func take() -> Descriptor? { descriptor.take() }
 }

@@ -12,6 +12,8 @@ enum Output: Sendable {
   case tap(descriptor: Int32)
   /// By a socket of the worker's own.
   case xdp(XDPSender)
+  /// Into a guest's buffers, by queues that are the worker's.
+  case vhost(VhostSender)
 }
 
 /// An AF_XDP socket that a worker sends by, which it holds for receiving too: nothing that would have to be retained.
@@ -63,13 +65,32 @@ enum Mail: Sendable {
   case receivePackets(Queue<PacketReceiver>)
   case receiveTap(Queue<TapPort>)
   case receiveXDP(Queue<XDPSocket>)
+  case receiveVhost(Queue<VhostReceiver>)
   /// No frames from or to an interface any more.
   case detach(interface: UInt32)
   case readFlows(cursor: Int, limit: Int, FlowAnswer)
   case findFlow(FlowKey, FlowFound)
   case startCapture(CaptureTap)
   case stopCapture(id: UInt32)
+  /// A frame of the agent's goes out of an interface.
+  case transmit(interface: UInt32, frame: [UInt8], InjectBudget)
   case acknowledge(Acknowledgement)
+}
+
+/// How many frames of the agent's wait for workers.
+final class InjectBudget: Sendable {
+  static let maximum = 512
+  private let waiting = Atomic<Int>(0)
+
+  /// One more; false where there are too many.
+  func take() -> Bool {
+    guard waiting.wrappingAdd(1, ordering: .relaxed).newValue <= Self.maximum else {
+      giveBack()
+      return false
+    }
+    return true
+  }
+  func giveBack() { waiting.wrappingSubtract(1, ordering: .relaxed) }
 }
 
 /// Flows that a worker has read out of its table.

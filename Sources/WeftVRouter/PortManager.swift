@@ -18,6 +18,7 @@ final class PortManager: PortProvider {
     /// The kernel brings packets to the worker that owns their flow.
     var isSteered = false
     var xdp: XDPPort?
+    var vhost: VhostPort?
     /// What workers send frames of ordinary size by.
     var fast: FastPort?
     var guardian: Guardian?
@@ -55,6 +56,8 @@ final class PortManager: PortProvider {
   var ending = PortEndings<UInt32>()
   var endingTaps = PortEndings<TapPlace>()
   let youth = Youth()
+  /// Sockets of vhost-user, by which the control thread is woken.
+  let vhostPoller: Descriptor
   /// Why those in `lost` could not be, as it has been said.
   var complaints: [UInt32: String] = [:]
 
@@ -72,6 +75,7 @@ final class PortManager: PortProvider {
     nodeMemory = memory
     self.logger = logger
     background = try Background(threads: 48)
+    vhostPoller = try Descriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), "make", "epoll descriptor")
     load = Array(repeating: 0, count: workers.count)
     takesUDPSegmentation = kernelRelease() >= (6, 2)
     for node in Set(workers.map(\.node)) {
@@ -88,6 +92,7 @@ final class PortManager: PortProvider {
       switch interface.port {
       case .xdp: fits = fitsXDP(interface, old)
       case .tap: fits = fitsTap(interface, old)
+      case .vhostUser: fits = fitsVhost(interface, old)
       default: fits = PacketReceiver.fits(mtu: Int(interface.mtu), openFor: Int(old.configuration.mtu))
       }
       if !isStale(interface), fits {
@@ -101,8 +106,9 @@ final class PortManager: PortProvider {
         }
         return old.capabilities
       }
-      // A queue has one AF_XDP socket, and an interface one program, or one who has its queues: the old ones go first.
-      let isFirst = old.xdp != nil || old.tap != nil
+      // A queue has one AF_XDP socket, an interface one program or one who has its queues, a path one who listens: the
+      // old ones go first.
+      let isFirst = old.xdp != nil || old.tap != nil || old.vhost != nil
       if isFirst {
         close(interface.id)
         keepLost(old)
@@ -138,6 +144,7 @@ final class PortManager: PortProvider {
     var port = port
     port.xdp = nil
     port.tap = nil
+    port.vhost = nil
     port.guardian = nil
     port.isStarted = false
     lost[port.configuration.id] = port
@@ -147,7 +154,7 @@ final class PortManager: PortProvider {
     ports[port.configuration.id] = port
     lost[port.configuration.id] = nil
     // Another namespace counts for itself.
-    if port.tap == nil { byKernelIndex[port.kernelIndex] = port.configuration.id }
+    if port.tap == nil, port.vhost == nil { byKernelIndex[port.kernelIndex] = port.configuration.id }
     count(port, 1)
   }
 
@@ -160,6 +167,15 @@ final class PortManager: PortProvider {
 
   func setUp(_ id: UInt32, _ isUp: Bool) { ports[id]?.isUp = isUp }
 
+  func setCapabilities(_ id: UInt32, _ capabilities: PortCapabilities) { ports[id]?.capabilities = capabilities }
+
+  /// Workers let go of a port's queues, to be given others by `start`.
+  func pause(_ id: UInt32) {
+    guard let port = ports[id], port.isStarted else { return }
+    ports[id]?.isStarted = false
+    settle(([id] + port.vlans.keys).map { .detach(interface: $0) })
+  }
+
   /// `fast`: sockets that send out of this very interface already.
   private func make(_ interface: InterfaceConfiguration, fast: FastPort? = nil) throws(Refusal) -> Port {
     do throws(SystemError) {
@@ -167,6 +183,7 @@ final class PortManager: PortProvider {
       case .packet: return try makePacket(interface, fast)
       case .tap: return try youth.tryWhileTaken { () throws(SystemError) in try makeTap(interface) }
       case .xdp: return try youth.tryWhileTaken { () throws(SystemError) in try makeXDP(interface) }
+      case .vhostUser: return try makeVhost(interface)
       case .pcap, .vlan: break
       }
     } catch {
@@ -232,6 +249,7 @@ final class PortManager: PortProvider {
     if let own = port.xdp?.sockets.first(where: { $0.worker == worker && $0.queue.source.pointee.sends }) {
       return .xdp(XDPSender(socket: own.queue.source))
     }
+    if let vhost = port.vhost { return .vhost(vhost.sender(worker: worker)) }
     if let tap = port.tap { return .tap(descriptor: tap.output(worker: worker)) }
     return .packet(kernelIndex: port.kernelIndex, fast: port.fast?.sender(worker: worker))
   }
@@ -248,6 +266,7 @@ final class PortManager: PortProvider {
       mail += port.packetQueues.filter { $0.worker == index }.map { .receivePackets($0.queue) }
       for (worker, queue) in port.tap?.queues ?? [] where worker == index { mail.append(.receiveTap(queue)) }
       for (worker, queue) in port.xdp?.sockets ?? [] where worker == index { mail.append(.receiveXDP(queue)) }
+      for (worker, queue) in port.vhost?.queues ?? [] where worker == index { mail.append(.receiveVhost(queue)) }
       worker.post(mail)
     }
   }
@@ -259,6 +278,7 @@ final class PortManager: PortProvider {
     if byKernelIndex[port.kernelIndex] == id { byKernelIndex[port.kernelIndex] = nil }
     count(port, -1)
     let late = port.isStarted ? settle(([id] + port.vlans.keys).map { .detach(interface: $0) }) : nil
+    port.vhost?.end()
     // The kernel takes its time over a socket's end: not here.
     let leftovers = Leftovers(
       packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, fast: port.fast,
@@ -282,6 +302,7 @@ final class PortManager: PortProvider {
   func isStale(_ interface: InterfaceConfiguration) -> Bool {
     if interface.vlan != nil { return parents[interface.id] == nil }
     guard let port = ports[interface.id] else { return true }
+    if port.vhost != nil { return false }
     if let tap = port.tap { return !tap.isThere }
     return KernelInterface.index(interface.device) != port.kernelIndex
   }
@@ -345,6 +366,12 @@ final class PortManager: PortProvider {
   }
 
   // MARK: for the control thread
+
+  /// The worker that receives from an interface; of those of several queues the first.
+  func owner(of id: UInt32) -> Int? {
+    guard let port = ports[parents[id] ?? id] else { return nil }
+    return port.packetQueues.first?.worker ?? port.tap?.queues.first?.worker ?? port.xdp?.sockets.first?.worker ?? 0
+  }
 
   /// Once a second.
   func settleSpares() { for spare in spares.values { spare.settle() } }

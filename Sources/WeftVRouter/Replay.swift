@@ -122,7 +122,7 @@ public struct Replay {
       // In a running forwarder the control thread does this meanwhile.
       workers.takeReports { programmer.take($0) }
       tables.epochs.reclaim()
-      events += programmer.takeEvents()
+      events += programmer.takeEvents() + workers.takeTraps()
       flowEvents += workers.takeFlowEvents()
       try drops?.take(ports.devices)
     }

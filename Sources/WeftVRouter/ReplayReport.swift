@@ -5,13 +5,15 @@ import WeftRing
 struct ReplayReport: Encodable {
   struct Port: Encodable {
     let rxPackets, rxBytes, txPackets, txBytes, drops: UInt64
+    /// Left to the agent; nil where nothing was.
+    let trapped: UInt64?
 
     enum CodingKeys: String, CodingKey {
       case rxPackets = "rx-packets"
       case rxBytes = "rx-bytes"
       case txPackets = "tx-packets"
       case txBytes = "tx-bytes"
-      case drops
+      case drops, trapped
     }
   }
 
@@ -143,6 +145,8 @@ struct ReplayReport: Encodable {
     let event: String
     var vrf, interface, nexthop, label: UInt32?
     var mac, address: String?
+    /// trap: the frame in hexadecimal.
+    var frame: String?
 
     init(_ event: Event) {
       switch event {
@@ -159,7 +163,11 @@ struct ReplayReport: Encodable {
         self.address = address.description
       case .lost: self.event = "lost"
       case .interfaceState: self.event = "interface-state"
-      case .trap: self.event = "trap"
+      case .trap(let interface, let vrf, let frame):
+        self.event = "trap"
+        self.interface = interface
+        self.vrf = vrf
+        self.frame = frame.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
       case .flow: self.event = "flow"
       }
     }
@@ -246,7 +254,8 @@ struct ReplayReport: Encodable {
     self.events = events.isEmpty ? nil : events
     self.ports = ports.mapValues {
       Port(
-        rxPackets: $0.rxPackets, rxBytes: $0.rxBytes, txPackets: $0.txPackets, txBytes: $0.txBytes, drops: $0.drops)
+        rxPackets: $0.rxPackets, rxBytes: $0.rxBytes, txPackets: $0.txPackets, txBytes: $0.txBytes, drops: $0.drops,
+        trapped: $0.trapped == 0 ? nil : $0.trapped)
     }
     self.drops = Dictionary(
       uniqueKeysWithValues: drops.filter { $0.count > 0 }.map { ($0.name, $0.count) })

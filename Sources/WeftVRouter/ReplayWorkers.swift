@@ -22,6 +22,7 @@ final class ReplayWorkers {
   private let mesh: HandOverMesh
   private let reports: [ReportRing]
   private let flowEvents: [WorkerRing<FlowEvent>]
+  private let traps: [TrapRing]
 
   /// `seed` is all workers'. `segments`: interfaces whose frames have virtio-net headers, and payload bytes of a segment of
   /// what comes in.
@@ -33,6 +34,7 @@ final class ReplayWorkers {
     var workers: [ReplayWorker] = []
     var reports: [ReportRing] = []
     var flowEvents: [WorkerRing<FlowEvent>] = []
+    var traps: [TrapRing] = []
     for index in 0..<count {
       let block = statistics.worker(index)
       let counters = Counters(
@@ -48,6 +50,10 @@ final class ReplayWorkers {
       let events = try WorkerRing<FlowEvent>()
       path.flowEvents = events.writer
       flowEvents.append(events)
+      let trapped = try TrapRing()
+      trapped.setOpen(true)
+      path.trapWriter = trapped.writer
+      traps.append(trapped)
       path.policers.worker = index
       path.mirrorCounts = tables.mirrors.counter(worker: index)
       reports.append(ring)
@@ -56,6 +62,7 @@ final class ReplayWorkers {
     self.workers = workers
     self.reports = reports
     self.flowEvents = flowEvents
+    self.traps = traps
     // One that is alone needs no thread of its own.
     if count > 1 { for worker in workers { try worker.start() } }
   }
@@ -90,6 +97,17 @@ final class ReplayWorkers {
   /// What workers have reported since.
   func takeReports(_ body: (Report) -> Void) {
     for ring in reports { while let report = ring.next() { body(report) } }
+  }
+
+  /// What workers have left to the agent since.
+  func takeTraps() -> [Event] {
+    var events: [Event] = []
+    for ring in traps {
+      while let (interface, vrf, frame) = ring.next() {
+        events.append(.trap(interface: interface, vrf: vrf, frame: frame))
+      }
+    }
+    return events
   }
 
   /// What workers have told of flows since. Times are those of the captures.

@@ -52,6 +52,8 @@ final class Session {
       case .success(.stage(let offset, let bytes)): try channel.complete(stage(Int(offset), bytes, sequence))
       case .success(.startCapture(let capture)): try channel.complete(start(capture, sequence, forwarder))
       case .success(.stopCapture(let id)): try channel.complete(stop(id, sequence, forwarder))
+      case .success(.transmit(let interface, let length)):
+        try channel.complete(transmit(interface, Int(length), sequence, forwarder))
       case .success(.watchFlows):
         watchesFlows = true
         try channel.complete(.done(sequence: sequence, cursor: 0))
@@ -122,6 +124,25 @@ final class Session {
   private func stop(_ id: UInt32, _ sequence: UInt64, _ forwarder: Forwarder) -> Completion {
     do throws(Refusal) {
       try forwarder.stopCapture(id, self)
+      return .done(sequence: sequence, cursor: 0)
+    } catch {
+      return .refused(sequence: sequence, error)
+    }
+  }
+
+  private func transmit(
+    _ interface: UInt32, _ length: Int, _ sequence: UInt64, _ forwarder: Forwarder
+  ) -> Completion {
+    let frame = staged
+    staged = []
+    do throws(Refusal) {
+      guard channel.role == .agent else {
+        throw Refusal(.readOnly, "this channel may only read; only an agent's may send")
+      }
+      guard frame.count == length else {
+        throw Refusal(.malformed, "a frame of \(length) bytes, of which \(frame.count) have been staged")
+      }
+      try forwarder.transmit(frame, interface: interface)
       return .done(sequence: sequence, cursor: 0)
     } catch {
       return .refused(sequence: sequence, error)

@@ -150,7 +150,7 @@ public final class TableProgrammer {
     case .removeInterfaceMirror(let interface): try remove(mirrorOf: interface)
     case .setFlowExport(let entry): try set(entry)
     case .setFlowSettings(let entry): try set(entry)
-    case .dump, .barrier, .stage, .trace, .startCapture, .stopCapture, .watchFlows:
+    case .dump, .barrier, .stage, .trace, .startCapture, .stopCapture, .watchFlows, .transmit:
       throw Refusal(.unknownMessage, "this command changes no table")
     }
   }

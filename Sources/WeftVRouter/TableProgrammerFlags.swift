@@ -25,6 +25,10 @@ extension TableProgrammer {
       guard !flags.intersection(.usual).isEmpty else {
         throw Refusal(.outOfRange, "interface \(interface.id) neither bridges nor routes; give it one of the two flags")
       }
+      guard !flags.contains(.dhcp) || interface.role == .virtual else {
+        throw Refusal(
+          .outOfRange, "interface \(interface.id) is \(interface.role.name): dhcp is for virtual interfaces")
+      }
       guard !flags.contains(.learning) || flags.contains(.bridging) && !flags.contains(.antiSpoofing) else {
         throw Refusal(
           .conflict,
@@ -40,12 +44,13 @@ extension TableProgrammer {
     if !flags.contains(.routing) { entry.conditions.insert(.notRouted) }
     // Of a fabric interface: there is a VRF that learns what comes out of tunnels.
     if interface.role == .fabric ? learning.vrfs > 0 : flags.contains(.learning) { entry.conditions.insert(.learned) }
+    if flags.contains(.dhcp) { entry.conditions.insert(.served) }
     if interface.role == .monitoring { entry.conditions = .refused }
     entry.dropsNewFlows = flags.contains(.dropNewFlows)
     entry.takesTags =
       interfaces[interface.id]?.value.subinterfaces.isEmpty == false || interface.qos.classifier != nil
     entry.isPlain =
-      entry.isPlain && entry.conditions.isSubset(of: .notBridged) && interface.role != .host
+      entry.isPlain && entry.conditions.isSubset(of: [.notBridged, .served]) && interface.role != .host
     if let vlan = interface.vlan { apply(vlan, to: &entry) }
   }
 }

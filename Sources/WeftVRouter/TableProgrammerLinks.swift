@@ -84,6 +84,7 @@ extension TableProgrammer {
     try checkFatFlows(new)
     try checkXDP(of: new)
     try checkTap(of: new)
+    try checkVhost(of: new)
     try checkQoS(new)
   }
 

@@ -24,7 +24,7 @@ extension TableProgrammer {
     count(new, 1)
     nexthops.set(new.id, new, generation: generation)
     publish(new)
-    if let old, (old.action == .receive) != (new.action == .receive) { noteGateways(of: new) }
+    if let old, old.action.receives != new.action.receives { noteGateways(of: new) }
   }
 
   private func check(_ new: NexthopConfiguration) throws(Refusal) {

@@ -116,10 +116,11 @@ extension TableProgrammer {
     }
   }
 
-  /// A host route to a receive nexthop is an address of the router, from which it sends what it makes itself.
+  /// A host route to a receive nexthop is an address of the router, from which it sends what it makes itself, be it that
+  /// the host has the address.
   private func noteGateway(_ vrf: UInt32, _ prefix: IPPrefix, leadsTo nexthop: NexthopConfiguration?) {
     guard prefix.length == prefix.address.width else { return }
-    if nexthop?.action == .receive {
+    if nexthop?.action.receives == true {
       guard gateways[vrf, default: []].insert(prefix.address).inserted else { return }
     } else {
       guard gateways[vrf]?.remove(prefix.address) != nil else { return }
@@ -219,5 +220,15 @@ extension TableProgrammer {
     nexthops.use(old.configuration.nexthop, -1)
     vrfs.use(key.vrf, -1)
     bridge.remove(key)
+  }
+}
+
+extension NexthopConfiguration.Action {
+  /// A host route to it is an address of the router's or of its host's.
+  var receives: Bool {
+    switch self {
+    case .receive, .receiveAt: true
+    default: false
+    }
   }
 }

@@ -15,7 +15,7 @@ extension TablesFileBuilder {
         "vlan",
         "fat-flows", "ingress-policer", "egress-policer", "qos-classifier", "qos-marks",
         "inner-vlan", "tpid",
-      ] + Self.xdpKeys + Self.tapKeys)
+      ] + Self.xdpKeys + Self.tapKeys + Self.vhostKeys)
     let idNode = try object.required("id")
     let id = try index(idNode, limit: limits.interfaces, "interfaces")
     try claim(id, in: &paths, node.path, at: idNode, "interface \(id)")
@@ -38,6 +38,7 @@ extension TablesFileBuilder {
     try readVLAN(object, &interface)
     try readXDP(object, &interface)
     try readTap(object, &interface)
+    try readVhost(object, &interface)
     if let limit = object.optional("mac-limit") {
       guard interface.flags.contains(.learning) else {
         throw limit.fail("it does not learn; add the flag \"learning\"")

@@ -72,6 +72,7 @@ struct TraceReport {
       if record.outcome == .forward { routed(record) }
       if record.outcome == .flood { replicated(record) }
     case .transmit: if record.isOwn, record.etherType != Ethernet.arp { made(record) }
+    case .trap: say("trap", [.text("to", "agent"), .number("interface", record.interface)])
     case .drop: dropped(record)
     }
   }

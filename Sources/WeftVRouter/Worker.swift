@@ -34,6 +34,7 @@ final class Worker: @unchecked Sendable {
   private let spin: UInt64
   private let wakeLatency: UInt32?
   private let errorsPerSecond: UInt64
+  private let trapsPerSecond: UInt64
   private let tables: Tables
   private let epoch: WorkerEpoch
   private let statistics: WorkerStatistics
@@ -48,6 +49,8 @@ final class Worker: @unchecked Sendable {
   /// What it has seen, for the control thread, and how that wakes up.
   let reports: ReportRing
   let flowEvents: WorkerRing<FlowEvent>
+  /// What it leaves to the agent.
+  let traps: TrapRing
   private let reported: ReportSignal
   private let poller: Descriptor
   private let started: Acknowledgement
@@ -67,6 +70,7 @@ final class Worker: @unchecked Sendable {
     spin = settings.idle == .event ? 0 : settings.spinMicroseconds * 1000
     wakeLatency = settings.idle == .poll ? nil : settings.wakeLatencyMicroseconds
     errorsPerSecond = settings.errorsPerSecond
+    trapsPerSecond = settings.trapsPerSecond
     limits = settings.limits
     self.tables = tables
     self.epoch = epoch
@@ -77,6 +81,7 @@ final class Worker: @unchecked Sendable {
     self.reported = reported
     reports = try ReportRing()
     flowEvents = try WorkerRing()
+    traps = try TrapRing()
     wake = try .event()
     poller = try Descriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), "make", "epoll descriptor")
     started = Acknowledgement(workers: 1)
@@ -174,6 +179,9 @@ final class Worker: @unchecked Sendable {
       path.errors = RateLimit(perSecond: errorsPerSecond, burst: max(1, errorsPerSecond / 10))
       path.reports = reports.writer
       path.flowEvents = flowEvents.writer
+      path.trapWriter = traps.writer
+      path.trapLimits.perSecond = trapsPerSecond
+      path.trapLimits.burst = trapsPerSecond * 2
       path.identification = UInt32(truncatingIfNeeded: seed) &+ UInt32(index) << 20
       started.give()
       loop(large, sender, path, counters)
@@ -193,13 +201,20 @@ final class Worker: @unchecked Sendable {
     var rounds = 0
     var lastWork = weft_monotonic_ns()
     var lastBeat: UInt64 = 0
+    var lastRound = lastWork
+    var busy: UInt64 = 0
+    var wasBusy = false
     var latency = wakeLatency.flatMap { openWakeLatency($0) }
     epoch.comeOnline()
     while !stopping.load(ordering: .relaxed) {
       let now = weft_monotonic_ns()
+      // A round lasts until the next one begins: no other look at the clock.
+      if wasBusy { busy &+= now &- lastRound }
+      lastRound = now
       if now &- lastBeat > 50_000_000 {
         lastBeat = now
         statistics.beat(now: now)
+        statistics.setBusy(busy)
         statistics.setFlows(state.path.flows.count, refused: state.path.flows.refused)
         let sharing = state.sharing
         statistics.setSharing(
@@ -217,6 +232,7 @@ final class Worker: @unchecked Sendable {
         state.sawRefusal = false
         refusedUDPSegmentation.store(true, ordering: .relaxed)
       }
+      wasBusy = packets > 0
       if packets > 0 {
         lastWork = now
         latency?.hold()
@@ -269,6 +285,9 @@ final class Worker: @unchecked Sendable {
       case .receiveXDP(let queue):
         let slot = state.add(xdp: queue)
         receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
+      case .receiveVhost(let queue):
+        let slot = state.add(vhost: queue)
+        receive(queue.source.pointee.descriptor, slot, queue.source.pointee.interface)
       case .detach(let interface):
         for descriptor in state.remove(interface) { forget(descriptor) }
         statistics.setQueues(interface, 0)
@@ -278,6 +297,9 @@ final class Worker: @unchecked Sendable {
         answer.records.withLock { $0 = (records, next) }
       case .findFlow(let key, let found):
         if let flow = state.path.flows.snapshot(key, worker: index) { found.offer(flow) }
+      case .transmit(let interface, let frame, let budget):
+        budget.giveBack()
+        state.transmit(frame, interface: interface, now)
       case .startCapture(let tap): state.path.add(tap)
       case .stopCapture(let id): state.path.removeCapture(id)
       case .acknowledge(let acknowledgement): acknowledgement.give()

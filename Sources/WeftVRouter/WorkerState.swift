@@ -12,6 +12,7 @@ struct WorkerState: ~Copyable {
     var packets: UnsafeMutablePointer<PacketReceiver>?
     var tap: UnsafeMutablePointer<TapPort>?
     var xdp: UnsafeMutablePointer<XDPSocket>?
+    var vhost: UnsafeMutablePointer<VhostReceiver>?
     var interface: UInt32 = 0
     /// It is among those that are looked at each round.
     var isHot = false
@@ -21,7 +22,7 @@ struct WorkerState: ~Copyable {
     /// Taken from epoll: who sends to it does not have to look whether somebody waits.
     var isUnwatched = false
 
-    var isFree: Bool { packets == nil && tap == nil && xdp == nil }
+    var isFree: Bool { packets == nil && tap == nil && xdp == nil && vhost == nil }
   }
 
   private var slots: [Slot] = []
@@ -34,6 +35,7 @@ struct WorkerState: ~Copyable {
   private var packetQueues: [Int: Queue<PacketReceiver>] = [:]
   private var tapQueues: [Int: Queue<TapPort>] = [:]
   private var xdpQueues: [Int: Queue<XDPSocket>] = [:]
+  private var vhostQueues: [Int: Queue<VhostReceiver>] = [:]
   private let outputs: UnsafeMutablePointer<Output?>
   private let interfaces: Int
   private var frames = RxFrames()
@@ -93,6 +95,12 @@ struct WorkerState: ~Copyable {
     return slot
   }
 
+  mutating func add(vhost queue: Queue<VhostReceiver>) -> Int {
+    let slot = add(Slot(vhost: queue.source, interface: queue.source.pointee.interface))
+    vhostQueues[slot] = queue
+    return slot
+  }
+
   private mutating func add(_ slot: Slot) -> Int {
     let number = freeSlots.popLast() ?? slots.count
     if number == slots.count { slots.append(slot) } else { slots[number] = slot }
@@ -110,11 +118,13 @@ struct WorkerState: ~Copyable {
       if let packets = slots[number].packets { descriptors.append(packets.pointee.descriptor) }
       if let tap = slots[number].tap { descriptors.append(tap.pointee.descriptor) }
       if let xdp = slots[number].xdp { descriptors.append(xdp.pointee.descriptor) }
+      if let vhost = slots[number].vhost { descriptors.append(vhost.pointee.descriptor) }
       slots[number] = Slot()
       freeSlots.append(number)
       packetQueues[number] = nil
       tapQueues[number] = nil
       xdpQueues[number] = nil
+      vhostQueues[number] = nil
       hot.removeAll { $0 == number }
     }
     return descriptors
@@ -132,6 +142,7 @@ struct WorkerState: ~Copyable {
       slots[number].tap?.pointee.clearError()
       slots[number].xdp?.pointee.clearError()
     }
+    slots[number].vhost?.pointee.drain()
     slots[number].quietRounds = 0
     guard !slots[number].isHot else { return nil }
     slots[number].isHot = true
@@ -141,7 +152,7 @@ struct WorkerState: ~Copyable {
 
   private func descriptor(_ number: Int) -> Int32 {
     slots[number].packets?.pointee.descriptor ?? slots[number].tap?.pointee.descriptor
-      ?? slots[number].xdp?.pointee.descriptor ?? -1
+      ?? slots[number].xdp?.pointee.descriptor ?? slots[number].vhost?.pointee.descriptor ?? -1
   }
 
   /// A queue that always has frames need not be watched, and then who sends to it does not pay for waking somebody.
@@ -162,6 +173,7 @@ struct WorkerState: ~Copyable {
 
   /// Before the worker sleeps: epoll watches all queues. False where it does not.
   mutating func watchAll() -> Bool {
+    if !vhostQueues.isEmpty, !armAll() { return false }
     guard hasUnwatched else { return true }
     hasUnwatched = false
     for number in slots.indices {
@@ -169,6 +181,13 @@ struct WorkerState: ~Copyable {
       hasUnwatched = hasUnwatched || slots[number].isUnwatched
     }
     return !hasUnwatched
+  }
+
+  /// Guests that are looked at now notify from now on; false where one has sent something meanwhile.
+  private func armAll() -> Bool {
+    var isQuiet = true
+    for number in hot where slots[number].vhost?.pointee.arm() == false { isQuiet = false }
+    return isQuiet
   }
 
   // MARK: forwarding
@@ -186,6 +205,8 @@ struct WorkerState: ~Copyable {
         count = batch(tap, now, statistics)
       } else if let xdp = slots[number].xdp {
         count = batch(xdp, now, statistics)
+      } else if let vhost = slots[number].vhost {
+        count = batch(vhost, now, statistics)
       } else {
         count = 0
       }
@@ -200,7 +221,9 @@ struct WorkerState: ~Copyable {
         slots[number].quietRounds &+= 1
         slots[number].busyRounds = 0
         if slots[number].quietRounds > Self.patience { watch(number) }
-        if slots[number].quietRounds > Self.patience, !slots[number].isUnwatched {
+        if slots[number].quietRounds > Self.patience, !slots[number].isUnwatched,
+          slots[number].vhost?.pointee.arm() ?? true
+        {
           slots[number].isHot = false
           hot.swapAt(index, hot.count - 1)
           hot.removeLast()
@@ -274,6 +297,7 @@ struct WorkerState: ~Copyable {
       case .packet(let kernelIndex, let fast):
         result = sender.send(path.tx, interface: interface, kernelIndex: kernelIndex, fast: fast?.transmitter)
       case .xdp(let sender): result = sender.socket.pointee.send(path.tx, interface: interface)
+      case .vhost(let sender): result = sender.send(path.tx, interface: interface)
       case .tap(let descriptor): result = TapPort.send(path.tx, interface: interface, descriptor: descriptor)
       case nil:
         counters.unsent(.interfaceGone, packets: packets(of: interface))
@@ -285,6 +309,19 @@ struct WorkerState: ~Copyable {
       if result.refusedUDPSegmentation { sawRefusal = true }
     }
     path.tx.reset()
+  }
+
+  /// Sends a frame of the agent's.
+  mutating func transmit(_ frame: [UInt8], interface: UInt32, _ now: UInt64) {
+    // The packet path never writes to what it did not receive; it takes places that could be written to.
+    var frame = frame
+    frame.withUnsafeMutableBytes { bytes in
+      guard let base = bytes.baseAddress else { return }
+      if !path.inject(Bytes(base), count: bytes.count, interface: interface, now: now) {
+        counters.unsent(.interfaceGone, packets: 1)
+      }
+      send()
+    }
   }
 
   private func packets(of interface: UInt32) -> Int {

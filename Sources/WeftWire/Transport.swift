@@ -69,6 +69,8 @@ public enum ICMP {
   public static let listenerQuery: UInt8 = 130
   public static let listenerDone: UInt8 = 132
   public static let listenerReport2: UInt8 = 143
+  public static let routerSolicitation: UInt8 = 133
+  public static let routerAdvertisement: UInt8 = 134
   public static let neighborSolicitation: UInt8 = 135
   public static let neighborAdvertisement: UInt8 = 136
   public static let unreachable: UInt8 = 3

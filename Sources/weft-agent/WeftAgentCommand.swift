@@ -1,6 +1,7 @@
 import ArgumentParser
 import Logging
 import WeftAgent
+import WeftLogging
 
 @main
 struct WeftAgentCommand: AsyncParsableCommand {
@@ -43,6 +44,9 @@ struct Run: AsyncParsableCommand {
     discussion: """
       Exit status: 0 after a signal, 1 when it cannot start (the configuration is wrong, the database or the address is \
       in use). A forwarder that is not there is waited for.
+
+      SIGUSR1 has it log more, a step each time, SIGUSR2 as much as it was started with; PUT /v1/log-level sets the level of \
+      all or of a part.
       """)
 
   @OptionGroup var options: ConfigurationOption
@@ -51,8 +55,8 @@ struct Run: AsyncParsableCommand {
     name: .long,
     help: ArgumentHelp(
       """
-      Where to serve HTTP; overrides `listen` of the file (default 127.0.0.1:9091). There is no authentication: anything \
-      but loopback lets other machines attach and detach pods.
+      Where to serve HTTP; overrides `listen` of the file (default 127.0.0.1:9091). Anything but loopback takes a token \
+      (api.token-file) in the file.
       """,
       valueName: "host:port"))
   var listen: String?
@@ -61,6 +65,9 @@ struct Run: AsyncParsableCommand {
     name: .long,
     help: ArgumentHelp("trace, debug, info, notice, warning, error or critical.", valueName: "level"))
   var logLevel: LogLevel = LogLevel(level: .info)
+
+  @Option(name: .long, help: "What lines of the log look like: text, or json for an object a line.")
+  var logFormat = LogFormat.text
 
   func validate() throws {
     if let listen, ListenAddress(listen) == nil {
@@ -71,9 +78,10 @@ struct Run: AsyncParsableCommand {
   func run() async throws {
     var configuration = try options.read()
     if let address = listen.flatMap({ ListenAddress($0) }) { configuration.listen = address }
-    LoggingSystem.bootstrap { label in StreamLogHandler.standardError(label: label) }
-    var logger = Logger(label: "weft-agent")
-    logger.logLevel = logLevel.level
+    let format = logFormat
+    LoggingSystem.bootstrap { LogLines(label: $0, format: format) }
+    LogLevels.shared.start(logLevel.level)
+    let logger = Logger(label: "weft-agent")
     logger.info(
       "starting", metadata: ["node": "\(configuration.node)", "version": "\(AgentProgram.version)"])
     try await AgentProgram(configuration, logger: logger).run()
@@ -88,6 +96,8 @@ struct Check: ParsableCommand {
 
   func run() throws { print(try options.read().summary) }
 }
+
+extension LogFormat: ExpressibleByArgument {}
 
 struct LogLevel: ExpressibleByArgument {
   let level: Logger.Level

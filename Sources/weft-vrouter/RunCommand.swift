@@ -2,6 +2,7 @@ import ArgumentParser
 import CCloser
 import Glibc
 import Logging
+import WeftLogging
 import WeftRing
 import WeftVRouter
 
@@ -15,6 +16,8 @@ struct RunCommand: ParsableCommand {
       to forward (docs/replay.md explains the file); an agent that connects replaces all of that by its own. Runs until \
       SIGTERM or SIGINT (exit status 0).
       Needs root, or CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and CAP_IPC_LOCK. Logs go to standard error.
+
+      SIGUSR1 has it log more, a step each time, SIGUSR2 as much as it was started with.
 
       Limits are fixed at start; memory is taken as entries are made. A full table refuses more with a reason.
       """)
@@ -81,8 +84,18 @@ struct RunCommand: ParsableCommand {
     help: ArgumentHelp("Most ICMP errors and TCP resets of a worker's own in a second.", valueName: "count"))
   var icmpErrors: UInt64 = 1000
 
+  @Option(
+    name: .customLong("traps"),
+    help: ArgumentHelp(
+      "Most DHCP requests and router solicitations of one interface that a worker leaves to the agent in a second.",
+      valueName: "count"))
+  var traps: UInt64 = 50
+
   @Option(name: .long, help: "How much to log: trace, debug, info, notice, warning, error or critical.")
   var logLevel = LogLevel.info
+
+  @Option(name: .long, help: "What lines of the log look like: text, or json for an object a line.")
+  var logFormat = LogFormat.text
 
   func validate() throws {
     for (name, value, most) in [
@@ -98,6 +111,9 @@ struct RunCommand: ParsableCommand {
     guard icmpErrors <= 1_000_000 else {
       throw ValidationError("--icmp-errors is at most 1000000 in a second, not \(icmpErrors).")
     }
+    guard (1...100_000).contains(traps) else {
+      throw ValidationError("--traps is 1 to 100000 in a second, not \(traps).")
+    }
     guard spin <= 1_000_000 else {
       throw ValidationError("--spin is in microseconds and at most 1000000, not \(spin).")
     }
@@ -105,11 +121,9 @@ struct RunCommand: ParsableCommand {
   }
 
   func run() throws {
-    LoggingSystem.bootstrap { label in
-      var handler = StreamLogHandler.standardError(label: label)
-      handler.logLevel = logLevel.level
-      return handler
-    }
+    let format = logFormat
+    LoggingSystem.bootstrap { LogLines(label: $0, format: format) }
+    LogLevels.shared.start(logLevel.level)
     let logger = Logger(label: "weft-vrouter")
     // Now: there is one thread still, and little memory.
     let hasCloser = weft_start_closer() > 0
@@ -129,7 +143,7 @@ struct RunCommand: ParsableCommand {
     let settings = ForwarderSettings(
       socket: socket, cores: chosen.workers.map(\.core), idle: idle, spinMicroseconds: spin,
       wakeLatencyMicroseconds: wakeLatency.microseconds, limits: limits, errorsPerSecond: icmpErrors,
-      topology: chosen.topology)
+      trapsPerSecond: traps, topology: chosen.topology)
     let forwarder: Forwarder
     do {
       forwarder = try Forwarder(settings: settings, tables: start, logger: logger)
@@ -145,6 +159,7 @@ struct RunCommand: ParsableCommand {
 }
 
 extension IdleMode: ExpressibleByArgument {}
+extension LogFormat: ExpressibleByArgument {}
 
 /// Microseconds, or "off".
 struct WakeLatencyOption: ExpressibleByArgument, CustomStringConvertible {

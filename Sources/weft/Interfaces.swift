@@ -58,6 +58,7 @@ struct InterfacesCommand: ParsableCommand {
       Column("tx packets") { .number($0.counters?.txPackets ?? 0) },
       Column("tx bytes") { .number($0.counters?.txBytes ?? 0) },
       Column("drops") { .number($0.counters?.drops ?? 0) },
+      .keyed("trapped") { .number($0.counters?.trapped ?? 0) },
       Column("flags") { .list($0.configuration.flags.names.map { .text($0) }) },
       Column("tags") { .list($0.configuration.tags.map { .number($0) }) },
       .shown("VLAN") {
@@ -84,6 +85,11 @@ struct InterfacesCommand: ParsableCommand {
         $0.configuration.tap.namespace.isEmpty ? .nothing : .text($0.configuration.tap.namespace)
       },
       .keyed("netns-device") { $0.configuration.tap.name.isEmpty ? .nothing : .text($0.configuration.tap.name) },
+      .keyed("socket") { $0.configuration.port == .vhostUser ? .text($0.configuration.vhost.socket) : .nothing },
+      .keyed("vhostuser-mode") {
+        guard $0.configuration.port == .vhostUser else { return .nothing }
+        return .text($0.configuration.vhost.frontEndListens ? "server" : "client")
+      },
       Column("ingress policer") { $0.configuration.qos.ingressPolicer.map(Value.number) ?? .nothing },
       Column("egress policer") { $0.configuration.qos.egressPolicer.map(Value.number) ?? .nothing },
       Column("QoS classifier") { $0.configuration.qos.classifier.map(Value.number) ?? .nothing },

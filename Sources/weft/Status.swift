@@ -1,68 +1,98 @@
 import ArgumentParser
+import CLinux
+import Glibc
 import WeftRing
 
 struct StatusCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "status", abstract: "The forwarder, its workers, and how full its tables are.",
+    commandName: "status", abstract: "Whether this node is well, and what to do if it is not.",
     discussion: """
-      HEARTBEAT is the time since the worker last went through its loop: a worker that sleeps because nothing comes in \
-      still wakes up to beat. SLEEPS counts how often it waited for packets, FLOWS the entries of its table (two for \
-      each flow), FLOWS REFUSED the flows that it forwarded without an entry because the table was full. HANDED OVER counts \
-      the frames that it gave to the worker that has their flow, TAKEN OVER those that it got so; REDIRECTS are keys of \
-      its own whose flows, translated, live with another worker, REDIRECTS REFUSED flows of others that had to go because \
-      it had no place for their keys or other flows with them.
+      Looks at the forwarder (workers, drops, tables), at the agent (whether the forwarder has all it should have, peers, \
+      ports, addresses) and at what the CNI plugin could not finish. Drops are counted over --interval; what they mean: \
+      docs/drop-reasons.md. `weft doctor` looks at the machine.
+
+      Exit status: 0 well (there may be warnings), 1 not well, 2 it cannot tell.
       """)
 
   @OptionGroup var options: ForwarderOptions
+  @OptionGroup var node: NodeOptions
+
+  @Option(name: .long, help: ArgumentHelp("Watch drops for so long, 0 to 60.", valueName: "seconds"))
+  var interval = 1.0
+
+  @Flag(name: .shortAndLong, help: "Workers and tables as well.")
+  var verbose = false
+
+  func validate() throws {
+    guard (0...60).contains(interval) else { throw ValidationError("--interval must be 0 to 60 seconds.") }
+  }
 
   func run() throws {
-    let forwarder = try options.connect()
-    let drops = forwarder.ring.statistics.drops().reduce(UInt64(0)) { $0 &+ $1.count }
-    let workers = Table(columns: Self.columns, rows: forwarder.ring.statistics.workers())
-    let sizes: [(String, Int)] = [
-      ("interfaces", try forwarder.interfaces().count), ("vrfs", try forwarder.vrfs().count),
-      ("nexthops", try forwarder.nexthops().count), ("labels", try forwarder.labels().count),
-      ("vnis", try forwarder.vnis().count), ("routes", try forwarder.routes().count),
-      ("bridge", try forwarder.bridge().count),
-    ]
+    let look = NodeLook(socket: options.socket, agent: node.agent, configDir: node.configDir, interval: interval)
+    let findings = look.findings()
+    let status = Finding.status(findings)
+    let verdict = ["well", "not well", "cannot tell"][Int(status)]
     if options.json {
-      let status = Value.object([
-        .init(key: "pid", value: .number(forwarder.ring.forwarderPID)),
-        .init(key: "socket", value: .text(options.socket)),
-        .init(key: "drops", value: .number(drops)),
-        .init(key: "entries", value: .object(sizes.map { .init(key: $0.0, value: .number($0.1)) })),
-        .init(key: "workers", value: .list(workers.objects)),
-      ])
-      try Output.write(status.json + "\n")
-      return
+      try Output.write(
+        Value.object([
+          .init(key: "status", value: .text(verdict)),
+          .init(key: "node", value: look.status.map { .text($0.node) } ?? .nothing),
+          .init(key: "pid", value: look.ring.map { .number($0.forwarderPID) } ?? .nothing),
+          .init(key: "checks", value: .list(findings.map(\.value))),
+          .init(
+            key: "tables",
+            value: look.ring.map { ring in
+              .object(
+                ring.statistics.tables().map { table in
+                  .init(
+                    key: table.table.name,
+                    value: .object([
+                      .init(key: "entries", value: .number(table.entries)),
+                      .init(key: "limit", value: table.limit == 0 ? .nothing : .number(table.limit)),
+                    ]))
+                })
+            } ?? .nothing),
+          .init(
+            key: "workers",
+            value: look.ring.map {
+              .list(Table(columns: WorkersCommand.counters, rows: $0.statistics.workers()).objects)
+            } ?? .nothing),
+        ]).json + "\n")
+    } else {
+      let bad = findings.count { $0.state == .bad }
+      let warnings = findings.count { $0.state == .warn }
+      var words: [String] = []
+      if bad > 0 { words.append("\(bad) to mend") }
+      if warnings > 0 { words.append("\(warnings) to look at") }
+      let more = words.isEmpty ? "" : " (\(words.joined(separator: ", ")))"
+      let node = look.status?.node ?? "this node"
+      try Output.write(status == 2 ? "cannot tell whether \(node) is well\(more)\n" : "\(node) is \(verdict)\(more)\n")
+      try Output.write(Finding.text(findings))
+      if verbose, let statistics = look.ring?.statistics {
+        try Output.write("\n" + Table(columns: Self.tableColumns, rows: statistics.tables()).text)
+        try Output.write("\n" + Table(columns: WorkersCommand.counters, rows: statistics.workers()).text)
+      }
     }
-    let entries = sizes.map { "\($0.1) \($0.0)" }.joined(separator: ", ")
-    try Output.write(
-      """
-      forwarder  pid \(forwarder.ring.forwarderPID), socket \(options.socket)
-      entries    \(entries)
-      drops      \(drops)\(drops == 0 ? "" : " (`weft drops` says why)")
-
-      \(workers.text)
-      """)
+    if status != 0 { throw ExitCode(status) }
   }
 
-  private static var columns: [Column<StatisticsReader.Worker>] {
+  private static var tableColumns: [Column<StatisticsReader.Table>] {
     [
-      Column("worker") { .number($0.index) },
-      Column("core") { $0.core < 0 ? .nothing : .number($0.core) },
-      Column("NUMA node") { $0.numaNode < 0 ? .nothing : .number($0.numaNode) },
-      .shown("heartbeat") { .text(seconds($0.heartbeatAgeMilliseconds)) },
-      .keyed("heartbeat-age-milliseconds") { .number($0.heartbeatAgeMilliseconds) },
-      Column("batches") { .number($0.batches) },
-      Column("packets") { .number($0.packets) },
-      Column("sleeps") { .number($0.sleeps) },
-      Column("flows") { .number($0.flows) },
-      Column("flows refused") { .number($0.flowsRefused) },
-      Column("handed over") { .number($0.handedOver) },
-      Column("taken over") { .number($0.takenOver) },
-      Column("redirects") { .number($0.redirects) },
-      Column("redirects refused") { .number($0.redirectsRefused) },
+      Column("table") { .text($0.table.name) },
+      Column("entries") { .number($0.entries) },
+      Column("limit") { $0.limit == 0 ? .nothing : .number($0.limit) },
     ]
   }
+}
+
+/// Where a node's other parts are.
+struct NodeOptions: ParsableArguments {
+  @Option(
+    name: .long,
+    help: ArgumentHelp("The agent: HOST:PORT, or the path of its Unix socket.", valueName: "address"))
+  var agent = AgentAddress.standard
+
+  @Option(
+    name: .long, help: ArgumentHelp("Where the CNI plugin keeps its files (config-dir).", valueName: "folder"))
+  var configDir = "/var/lib/contrail/ports/vm"
 }

@@ -13,15 +13,15 @@ struct Column<Row> {
 
   /// Only in the table for people.
   static func shown(_ heading: String, _ value: @escaping (Row) -> Value) -> Column {
-    Column(heading: heading, key: nil, value: value)
+    Column(heading: heading, key: nil, value)
   }
 
   /// Only in JSON.
   static func keyed(_ key: String, _ value: @escaping (Row) -> Value) -> Column {
-    Column(heading: nil, key: key, value: value)
+    Column(heading: nil, key: key, value)
   }
 
-  private init(heading: String?, key: String?, value: @escaping (Row) -> Value) {
+  init(heading: String?, key: String?, _ value: @escaping (Row) -> Value) {
     self.heading = heading
     self.key = key
     self.value = value

@@ -18,6 +18,11 @@ indirect enum Value: Equatable {
 
   /// Counters beyond Int64.max stay there.
   static func number(_ value: some BinaryInteger) -> Value { .number(Int64(clamping: value)) }
+  /// The number below.
+  static func whole(_ value: Double) -> Value {
+    let number: Int64 = value < 0x1p62 ? Int64(value) : .max
+    return .number(number)
+  }
   static func described(_ value: some CustomStringConvertible) -> Value { .text(value.description) }
 
   /// As it stands in a table for people.

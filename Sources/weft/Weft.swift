@@ -15,7 +15,9 @@ struct Weft: ParsableCommand {
       there, 64 for wrong usage.
 
       Examples:
-        weft status                             is it there, and do its workers run?
+        weft status                             is this node well, and what to do if not
+        weft doctor                             is the machine fit for it
+        weft top                                ports and flows that move most
         weft worker                             workers: cores, NUMA nodes, ports, what they hand over
         weft vif                                interfaces, their links and counters
         weft route --vrf blue                   routes of one virtual network
@@ -30,7 +32,8 @@ struct Weft: ParsableCommand {
         weft capture --drops                    packets that are dropped, with the reason
       """,
     subcommands: [
-      StatusCommand.self, WorkersCommand.self, InterfacesCommand.self, VRFsCommand.self, NexthopsCommand.self,
+      StatusCommand.self, TopCommand.self, DoctorCommand.self, WorkersCommand.self, InterfacesCommand.self,
+      VRFsCommand.self, NexthopsCommand.self,
       LabelsCommand.self,
       VNIsCommand.self, RoutesCommand.self, BridgeCommand.self, NeighborsCommand.self, NATCommand.self,
       ServicesCommand.self, FlowsCommand.self, SettingsCommand.self, PolicyCommand.self, PolicersCommand.self,

@@ -9,6 +9,12 @@ struct WorkersCommand: ParsableCommand {
       PORTS are the interfaces that a worker receives from, with the number of queues where it has several of one. HANDED \
       OVER counts frames that came in to it and belong to another worker's flow, TAKEN OVER those that it got so: of \
       packets from the fabric few should be, where the kernel brings them to their workers at once (docs/numa.md).
+
+      HEARTBEAT is the time since the worker last went through its loop: a worker that sleeps because nothing comes in \
+      still wakes up to beat. SLEEPS counts how often it waited for packets; FLOWS are the entries of its table (two for each flow), FLOWS REFUSED flows that it forwarded \
+      without an entry because the table was full; REDIRECTS are keys of its own whose flows, translated, live with \
+      another worker, REDIRECTS REFUSED flows of others that had to go because it had no place for their keys or other \
+      flows with them.
       """)
 
   @Argument(help: ArgumentHelp("Only this one.", valueName: "worker"))
@@ -43,15 +49,31 @@ struct WorkersCommand: ParsableCommand {
     try options.print(Table(columns: Self.columns, rows: rows))
   }
 
-  private static var columns: [Column<Row>] {
+  /// What a worker counts.
+  static var counters: [Column<StatisticsReader.Worker>] {
     [
-      Column("worker") { .number($0.worker.index) },
-      Column("core") { $0.worker.core < 0 ? .nothing : .number($0.worker.core) },
-      Column("NUMA node") { $0.worker.numaNode < 0 ? .nothing : .number($0.worker.numaNode) },
-      Column("packets") { .number($0.worker.packets) },
-      Column("handed over") { .number($0.worker.handedOver) },
-      Column("taken over") { .number($0.worker.takenOver) },
-      Column("flows") { .number($0.worker.flows) },
+      Column("worker") { .number($0.index) },
+      Column("core") { $0.core < 0 ? .nothing : .number($0.core) },
+      Column("NUMA node") { $0.numaNode < 0 ? .nothing : .number($0.numaNode) },
+      .shown("heartbeat") { .text(seconds($0.heartbeatAgeMilliseconds)) },
+      .keyed("heartbeat-age-milliseconds") { .number($0.heartbeatAgeMilliseconds) },
+      .keyed("busy-nanoseconds") { .number($0.busyNanoseconds) },
+      Column("batches") { .number($0.batches) },
+      Column("packets") { .number($0.packets) },
+      Column("sleeps") { .number($0.sleeps) },
+      Column("flows") { .number($0.flows) },
+      Column("flows refused") { .number($0.flowsRefused) },
+      Column("handed over") { .number($0.handedOver) },
+      Column("taken over") { .number($0.takenOver) },
+      Column("redirects") { .number($0.redirects) },
+      Column("redirects refused") { .number($0.redirectsRefused) },
+    ]
+  }
+
+  private static var columns: [Column<Row>] {
+    counters.map { column in
+      Column<Row>(heading: column.heading, key: column.key) { column.value($0.worker) }
+    } + [
       .shown("ports") { row in
         var names = row.ports.prefix(most).map { $0.queues == 1 ? $0.device : "\($0.device) (\($0.queues) queues)" }
         if row.ports.count > most { names.append("\(row.ports.count - most) more") }

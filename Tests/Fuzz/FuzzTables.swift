@@ -24,7 +24,7 @@ enum FuzzTables {
                                          {"class": 1, "dscp": 0}]}],
      "interfaces": [
        \(pod(1, 1, #""flags": ["policy", "bridging", "routing"], "tags": [1]"#)),
-       \(pod(2, 1, #""flags": ["policy", "bridging", "routing", "clamp-mss"], "tags": [2, 3]"#)),
+       \(pod(2, 1, #""flags": ["policy", "bridging", "routing", "clamp-mss", "dhcp"], "tags": [2, 3]"#)),
        \(pod(3, 1, #"""
          "flags": ["policy", "bridging", "routing", "clamp-mss", "learning"], "tags": [3], "mtu": 1400, "ingress-policer": 0,
          "egress-policer": 3, "qos-classifier": 0, "qos-marks": 0, "fat-flows": [
@@ -34,7 +34,7 @@ enum FuzzTables {
          """#)),
        \(fabric(4, "")),
        \(fabric(5, #", "ingress-policer": 2, "egress-policer": 2, "qos-classifier": 0, "qos-marks": 0"#)),
-       \(pod(6, 2, #""egress-policer": 1, "flags": ["bridging", "routing", "anti-spoofing"]"#)),
+       \(pod(6, 2, #""egress-policer": 1, "flags": ["bridging", "routing", "anti-spoofing", "dhcp"]"#)),
        \(vlan(7, on: 3, #""vlan": 100, "vrf": 1, "mtu": 1300"#)),
        \(vlan(9, on: 5, #""vlan": 100, "inner-vlan": 7, "vrf": 1"#))],
      "nexthops": [

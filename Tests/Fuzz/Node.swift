@@ -40,6 +40,7 @@ final class FuzzNode {
   /// What is dropped is captured.
   private let drops: CaptureTap
   private var dropped: CaptureConsumer
+  private let traps = try! TrapRing()
   private let alone: Member
   private let team: [Member]
   private var now: UInt64 = 1_000_000_000
@@ -91,6 +92,8 @@ final class FuzzNode {
     alone.path.reports = reports.writer
     alone.path.flowEvents = flowEvents.writer
     alone.path.add(drops)
+    traps.setOpen(true)
+    alone.path.trapWriter = traps.writer
     team = (0..<2).map { member($0, try! Sharing(mesh, worker: $0, redirects: 256, seed: 1)) }
   }
 
@@ -108,6 +111,9 @@ final class FuzzNode {
     for member in [alone] + team { member.path.age(now: now) }
     while let report = reports.next() { programmer.take(report) }
     while flowEvents.next() != nil {}
+    while let (interface, _, frame) = traps.next() {
+      precondition(hasInterface(interface) && frame.count >= Ethernet.bytes + IPv4.minimumBytes)
+    }
     _ = try! dropped.take(worker: 0, limit: .max) { record, frame in
       precondition(DropReason(rawValue: record.reason) != nil && frame.count <= Int(record.length))
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Writes good packets and tables of every kind for the fuzzers to start from: seeds.py FOLDER
 
-FOLDER/packet.corpus and FOLDER/tables.corpus get an input each, FOLDER/tables.dict the words of TABLES.json."""
+FOLDER/packet.corpus, FOLDER/services.corpus and FOLDER/tables.corpus get an input each, FOLDER/tables.dict the words of TABLES.json."""
 import copy
 import json
 import pathlib
@@ -12,6 +12,10 @@ from scapy.all import (
     ARP, Ether, ICMP, ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IP, IPOption, IPv6, IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN, Raw, SCTP, SCTPChunkData, TCP, UDP, fragment)
 from scapy.contrib.mpls import MPLS
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.dhcp6 import (
+    DHCP6_Rebind, DHCP6_Solicit, DHCP6OptClientId, DHCP6OptIA_NA, DHCP6OptIAAddress, DHCP6OptOptReq, DUID_LL)
+from scapy.layers.inet6 import ICMPv6ND_RS
 from scapy.layers.l2 import GRE
 from scapy.layers.vxlan import VXLAN
 
@@ -99,6 +103,10 @@ def seeds():
         yield f"{name}-tags", bytes([FABRIC_PLAIN]) + frame(data[:12] + b"\x88\xa8\0\x64\x81\0\0\7" + data[12:])
         yield f"{name}-vxlan", bytes([FABRIC_VIRTIO]) + frame(underlay() / VXLAN(vni=5001, flags=8) / data)
         yield f"{name}-l2", bytes([FABRIC_PLAIN]) + frame(underlay(port=6635) / MPLS(label=1004, s=1, ttl=64) / data)
+    for number, packet in enumerate(questions()):
+        yield f"question-{number}", bytes([2]) + frame(packet)
+    answer = pod(2) / IP(src="10.1.1.2", dst="10.1.1.1") / UDP(sport=67, dport=68) / text
+    yield "rogue", bytes([2]) + frame(answer)
     data = bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:09:09") / four() / TCP(flags="PA") / Raw(b"x" * 5000))
     yield "unknown-gso", bytes([POD]) + frame(data, virtio(1, 1, 54, 1200, 34, 16))
     yield "unknown-gso-tag", bytes([POD]) + frame(
@@ -322,6 +330,34 @@ def tables():
         yield f"least-{key}-{entry.get('id', '')}{len(str(entry))}", document
 
 
+def questions():
+    """What a machine asks for an address and a router with."""
+    mac = "02:00:00:00:0d:01"
+    options = [("message-type", "request"), ("requested_addr", "10.1.1.9"), ("server_id", "10.1.0.1"),
+               ("param_req_list", [1, 3, 6, 15, 26, 119, 121]), ("max_dhcp_size", 1500), ("client_id", b"\1" + b"x" * 20)]
+    for kind in ("discover", "request", "inform"):
+        yield (Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
+               / BOOTP(chaddr=bytes.fromhex(mac.replace(":", "")), xid=7)
+               / DHCP(options=[("message-type", kind), *options[1:], (52, b"\3"), "end"]))
+    six = Ether(src=mac, dst="33:33:00:01:00:02") / IPv6(src="fe80::ff:fe00:d01", dst="ff02::1:2")
+    client = DHCP6OptClientId(duid=DUID_LL(lladdr=mac))
+    association = DHCP6OptIA_NA(iaid=9, ianaopts=[DHCP6OptIAAddress(addr="fd00::9", preflft=1, validlft=2)])
+    for message in (DHCP6_Solicit(trid=1), DHCP6_Rebind(trid=2)):
+        yield six / UDP(sport=546, dport=547) / message / client / association / DHCP6OptOptReq(reqopts=[23, 24])
+    yield (Ether(src=mac, dst="33:33:00:00:00:02") / IPv6(src="fe80::ff:fe00:d01", dst="ff02::2", hlim=255)
+           / ICMPv6ND_RS() / ICMPv6NDOptSrcLLAddr(lladdr=mac))
+
+
+def services():
+    """Frames, and what is in them, behind an octet that says which."""
+    for packet in questions():
+        yield b"\0" + bytes(packet)
+        if packet.haslayer(UDP):
+            yield (b"\1" if packet.haslayer(IP) else b"\2") + bytes(packet[UDP].payload)
+        else:
+            yield b"\3" + bytes(packet[ICMPv6ND_RS])
+
+
 def words():
     """What a schema knows: keys and the words of enumerations."""
     found = set()
@@ -340,13 +376,15 @@ def words():
 
 
 def main(folder):
-    for name in ("packet", "tables"):
+    for name in ("packet", "tables", "services"):
         (folder / f"{name}.corpus").mkdir(parents=True, exist_ok=True)
     for name, data in seeds():
         (folder / "packet.corpus" / name).write_bytes(data)
         # The same to each of two workers that hand over to each other.
         for worker in (0x80, 0xC0):
             (folder / "packet.corpus" / f"{name}-{worker:x}").write_bytes(bytes([data[0] | worker]) + data[1:])
+    for number, data in enumerate(services()):
+        (folder / "services.corpus" / f"seed{number}").write_bytes(data)
     for name, document in tables():
         (folder / "tables.corpus" / f"{name}.json").write_text(json.dumps(document))
     quoted = [f'"\\"{word}\\""' for word in words()]

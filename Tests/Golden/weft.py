@@ -286,7 +286,8 @@ def replay(directory, inputs, tables_=None, expect_status=0, conserve=True, out=
         assert sent == sum(len(frames) for frames in run.sent.values())
         assert sum(run.drops.values()) == sum(port["drops"] for port in ports)
         copies = sum(mirror["packets"] for mirror in run.report.get("mirrors", {}).values())
-        assert received + run.report.get("made", 0) + copies == sent + sum(run.drops.values()), run.report
+        trapped = sum(port.get("trapped", 0) for port in ports)
+        assert received + run.report.get("made", 0) + copies == sent + trapped + sum(run.drops.values()), run.report
     return run
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from cni import Node  # noqa: E402
 from lab import ROOT, ROUTER_MAC, Lab, Pod, run  # noqa: E402
 
 
@@ -90,3 +91,43 @@ def kernel_pods(kernel_lab):
     kernel_lab.tool("kernel-via", "kernel", "10.1.0.0/16", "10.1.0.1", ROUTER_MAC)
     kernel_lab.tool("kernel-via", "kernel", "fd00:1::/64", "fd00:1::1", ROUTER_MAC)
     return pod, Pod(kernel_lab, "n2", "kernel")
+
+
+@pytest.fixture(scope="module")
+def cni_node(lab):
+    """Node n1 with a container runtime, and networks for what the lab's own do not show."""
+    node = Node(lab)
+    node.configure()
+    yield node
+    node.clean()
+
+
+@pytest.fixture
+def node(cni_node):
+    """The same; whatever a test leaves in it is deleted, after which nothing may be left."""
+    yield cni_node
+    cni_node.clean()
+    cni_node.expect_nothing()
+
+
+@pytest.fixture(scope="module")
+def tap_node():
+    """A node whose pods' interfaces are TAP interfaces, with a container runtime."""
+    lab = Lab("--pods", "tap")
+    try:
+        node = Node(lab)
+        node.configure()
+        yield node
+        node.clean()
+    finally:
+        left = lab.down()
+    assert left == "", f"left behind:\n{left}"
+
+
+@pytest.fixture(scope="session")
+def libcni(tmp_path_factory):
+    """Tests/Lab/libcni, built by Debian's Go from Debian's sources."""
+    binary = tmp_path_factory.mktemp("libcni") / "libcni"
+    run("go", "build", "-o", binary, ".", cwd=pathlib.Path(__file__).parent / "libcni", timeout=300, env={
+        **os.environ, "GOPATH": "/usr/share/gocode", "GO111MODULE": "off", "GOCACHE": str(binary.parent / "cache")})
+    return binary

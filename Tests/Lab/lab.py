@@ -7,6 +7,8 @@ import re
 import subprocess
 import time
 
+import openapi
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAB = ROOT / "tools" / "lab"
 BINARIES = pathlib.Path(os.environ.get("WEFT_BIN", ROOT / ".build" / "release"))
@@ -243,7 +245,9 @@ class Lab:
         return self.tool("cni", pod.node, verb, pod.name, pod.network, check=check)
 
     def http(self, node, method, path):
-        return json.loads(self.tool("http", node, method, path).stdout)
+        answer = json.loads(self.tool("http", node, method, path).stdout)
+        openapi.check(method, path, answer)
+        return answer
 
     def weft(self, node, *arguments):
         socket = f"{self.folder}/{node}/forwarder.sock"

@@ -77,6 +77,9 @@ def test_two_hundred_and_fifty_pods(lab):
         for family in (4, 6):
             failed = list(pool.map(lambda number: unreached(family, number), range(MANY)))
             assert not [number for number in range(MANY) if failed[number]], f"IPv{family}"
+        # A scrape tells of all of them.
+        figures = lab.n1.exec("curl", "-sS", "http://127.0.0.1:9091/metrics").stdout
+        assert figures.count("\nweft_port_drops_total{") == len(lab.weft("n1", "vif")) > MANY
         lab.tool("stop", "n1", "forwarder", "KILL")
         lab.tool("start", "n1", "forwarder")
         wait_for(lambda: lab.is_synchronized("n1"), 30, "the agent of n1 and its new forwarder")

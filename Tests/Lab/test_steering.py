@@ -185,7 +185,7 @@ def test_workers_are_shown(lab, pods):
         outcome = lab.tool("weft", node, "worker", "2", check=False)
         assert outcome.returncode == 1 and "it has 0 to 1" in outcome.stderr
         text = log(lab, node)
-        assert "worker 1 runs" in text and "flows=to their workers" in text
+        assert "worker 1 runs" in text and 'flows="to their workers"' in text
     # A port that has gone is nobody's.
     pod = lab.pod("n1", "shortlived", "blue")
     before = len(ports(lab, "n1"))

@@ -214,7 +214,7 @@ def test_flows_come_where_they_belong(tap_lab, tap_pods, family):
     sender, receiver = tap_pods["one node"]
 
     def workers():
-        return tap_lab.weft("n1", "status")["workers"]
+        return tap_lab.weft("n1", "worker")
 
     def settled():
         """Totals, once workers have told them."""

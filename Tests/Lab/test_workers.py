@@ -35,7 +35,7 @@ def lab():
 
 
 def workers(lab, node):
-    return lab.weft(node, "status")["workers"]
+    return lab.weft(node, "worker")
 
 
 def total(lab, key):

@@ -30,6 +30,39 @@ struct AddressTests {
     }
   }
 
+  /// Somebody else gives them out: no other subnet's address comes along, nor a route without an address of its family.
+  @Test func onlyThoseAskedFor() async throws {
+    let red = """
+        - name: red
+          subnets: [{prefix: 10.3.0.0/16, range: 10.3.1.0/28}, {prefix: "fd00:3::/64"}]
+          vni: 9
+          routes: [192.0.2.0/24, "2001:db8::/32"]
+      """
+    try await TestAgent.run(extra: red) { agent in
+      func add(_ container: String, _ more: String) async throws -> Answer {
+        try await agent.request(
+          "POST", "/v1/attachments",
+          #"{"container-id":"\#(container)","interface":"eth0","netns":"/n","addresses-only":true\#(more)}"#)
+      }
+      for more in ["", #","addresses":[]"#, #","addresses":null"#] {
+        let refused = try await add("c0", more)
+        #expect(refused.status == 400)
+        #expect(try refused.error.reason.contains("addresses-only"))
+      }
+      let asked = #","network":"red","addresses":["10.3.9.9"]"#
+      let attachment = try await add("c1", asked).attachment
+      #expect(attachment.addresses.map(\.address.description) == ["10.3.9.9/16"])
+      #expect(attachment.routes.map(\.destination.description) == ["192.0.2.0/24"])
+      #expect(try await add("c1", asked).status == 200)
+      // The same container with both is not the same.
+      #expect(try await agent.add("c2", network: "red").addresses.count == 2)
+      let other = try await agent.add("c2", network: "red").addresses[0]
+      #expect(try await add("c2", #","network":"red","addresses":["\#(other)"]"#).status == 409)
+      try await agent.delete("c1")
+      #expect(try await agent.status().pools.filter { $0.network == "red" }.map(\.used) == [1, 1])
+    }
+  }
+
   @Test func networksDoNotShareAddresses() async throws {
     let red = """
         - name: red

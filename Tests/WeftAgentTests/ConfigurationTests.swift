@@ -70,6 +70,9 @@ struct ConfigurationTests {
     #expect(configuration.networks.count == 2)
     #expect(configuration.networks[0].routes?.count == 2)
     #expect(configuration.summary.contains("network blue: vxlan, VNI 5001"))
+    #expect(configuration.api.socket?.mode == 0o660 && configuration.api.socket?.group == "root")
+    #expect(configuration.api.requestsPerSecond == 500 && configuration.api.burst == 1000)
+    #expect(configuration.summary.contains("socket      /run/weft/agent.sock (mode 660, group root)"))
   }
 
   /// What is changed in a good file, where the fault is said to be, and a part of what is said.
@@ -103,8 +106,8 @@ struct ConfigurationTests {
     ("{interface: weft-none0}", "{interface: a, port: tap}", "fabric.port", "packet or af_xdp"),
     ("{interface: weft-none0}", "{interface: a, queues: 2}", "fabric.queues", "no key that is known"),
     ("node: node1", "node: node1\npods: {port: dpdk}", "pods.port", "packet or af_xdp or tap"),
-    ("node: node1", "node: node1\nrecovery: {plugin: here}", "recovery.plugin", "absolute"),
-    ("node: node1", "node: node1\nrecovery: {folder: /x}", "recovery.folder", "plugin"),
+    ("recovery: {plugin: /", "recovery: {plugin: here/", "recovery.plugin", "absolute"),
+    ("recovery: {", "recovery: {folder: /x, ", "recovery.folder", "plugin"),
     ("node: node1", "node: node1\npods: {queues: 2}", "pods.queues", "set port to tap"),
     ("node: node1", "node: node1\npods: {port: tap, queues: 257}", "pods.queues", "0 to 256"),
     ("node: node1", "node: node1\npods: {port: tap, xdp: {mode: skb}}", "pods.xdp", "set port to af_xdp"),

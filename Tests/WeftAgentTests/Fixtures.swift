@@ -134,6 +134,17 @@ final class TestAgent: Sendable {
     }
   }
 
+  /// Sends bytes as they are; what comes until the agent closes the connection.
+  func raw(_ text: String) async throws -> String {
+    let port = state.withLock { $0.port }
+    return try await withCheckedThrowingContinuation { continuation in
+      Thread.detachNewThread {
+        continuation.resume(
+          with: Result { String(decoding: try Answer.exchange(port, Array(text.utf8)), as: UTF8.self) })
+      }
+    }
+  }
+
   func status() async throws -> AgentStatus { try await request("GET", "/v1/status").decode() }
 
   /// Until the forwarder has everything.
@@ -168,6 +179,17 @@ struct Answer: Sendable {
   let body: String
 
   init(_ port: UInt16, _ method: String, _ path: String, _ sent: String) throws {
+    let request =
+      "\(method) \(path) HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: \(sent.utf8.count)\r\n\r\n\(sent)"
+    let text = String(decoding: try Self.exchange(port, Array(request.utf8)), as: UTF8.self)
+    let end = try #require(text.range(of: "\r\n\r\n"))
+    head = String(text[..<end.lowerBound])
+    body = String(text[end.upperBound...])
+    status = Int(head.split(separator: " ")[1]) ?? 0
+  }
+
+  /// What comes back until the other end closes.
+  static func exchange(_ port: UInt16, _ bytes: [UInt8]) throws -> [UInt8] {
     let client = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     try #require(client >= 0)
     defer { close(client) }
@@ -181,9 +203,6 @@ struct Answer: Sendable {
       $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(client, $0, 16) }
     }
     try #require(connected == 0)
-    let request =
-      "\(method) \(path) HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: \(sent.utf8.count)\r\n\r\n\(sent)"
-    let bytes = Array(request.utf8)
     var written = 0
     while written < bytes.count {
       let count = send(client, Array(bytes[written...]), bytes.count - written, Int32(MSG_NOSIGNAL))
@@ -197,11 +216,7 @@ struct Answer: Sendable {
       if count <= 0 { break }
       received += buffer.prefix(count)
     }
-    let text = String(decoding: received, as: UTF8.self)
-    let end = try #require(text.range(of: "\r\n\r\n"))
-    head = String(text[..<end.lowerBound])
-    body = String(text[end.upperBound...])
-    status = Int(head.split(separator: " ")[1]) ?? 0
+    return received
   }
 
   func decode<T: Decodable>(_ type: T.Type = T.self) throws -> T {

@@ -48,7 +48,8 @@ struct ForwarderTests {
 
   @Test func replaysUnderANewGeneration() async throws {
     try await withForwarder { agent, forwarder in
-      let commands = forwarder.content.withLock { $0.commands }
+      // A new database first asks what the forwarder holds.
+      let commands = forwarder.content.withLock { $0.commands }.drop { if case .dump = $0 { true } else { false } }
       guard case .begin(let generation)? = commands.first else { return #expect(Bool(false), "\(commands)") }
       #expect(commands.suffix(2) == [.sweep(generation: generation), .barrier])
       let status = try await agent.status().forwarder
@@ -202,6 +203,70 @@ struct ForwarderTests {
     }
   }
 
+  /// What the forwarder refused is tried again by itself, and not too often.
+  @Test func refusedAttachmentsAreTriedAgain() async throws {
+    try await withForwarder { agent, forwarder in
+      forwarder.content.withLock {
+        $0.refuse = { command in
+          if case .setInterface(let entry) = command, entry.role == .virtual {
+            Refusal(.device, "a queue of \(entry.device) is somebody else's")
+          } else {
+            nil
+          }
+        }
+      }
+      let interface = try await activate(agent)
+      func attachment() async throws -> WeftAPI.Attachment {
+        let all: [WeftAPI.Attachment] = try await agent.request("GET", "/v1/attachments").decode()
+        return try #require(all.first)
+      }
+      let failed = try await attachment()
+      #expect(failed.state == .failed && failed.reason?.contains("somebody else's") == true)
+      #expect(try await agent.request("GET", "/vm/\(interface.vmUUID)").status == 404)
+      #expect(try await agent.status().activeAttachments == 0)
+      // It is tried while it is refused, and stays what it is since then.
+      forwarder.content.withLock { $0.commands = [] }
+      func attempts() -> Int {
+        forwarder.content.withLock { content in
+          content.commands.count { if case .setInterface(let entry) = $0 { entry.role == .virtual } else { false } }
+        }
+      }
+      while attempts() == 0 { try await Task.sleep(for: .milliseconds(20)) }
+      #expect(attempts() == 1)
+      #expect(try await attachment().since == failed.since)
+      #expect(pods(forwarder) == [])
+      forwarder.content.withLock { $0.refuse = { _ in nil } }
+      while try await attachment().state != .active { try await Task.sleep(for: .milliseconds(20)) }
+      #expect(pods(forwarder) == ["lo"])
+      #expect(try await attachment().reason == nil)
+      #expect(try await agent.request("GET", "/vm/\(interface.vmUUID)").status == 200)
+    }
+  }
+
+  /// A report that contradicts what is there changes nothing.
+  @Test func refusedReportsChangeNothing() async throws {
+    try await withForwarder { agent, forwarder in
+      try await activate(agent)
+      let there = forwarder.state
+      let before = try await agent.request("GET", "/v1/attachments").body
+      let other: [VMInterface] = try await agent.request("GET", "/vm-cfg/other").decode()
+      let one = try #require(other.first)
+      let reserved = try await agent.request("GET", "/v1/attachments").body
+      #expect(reserved != before)
+      for (container, device, interface) in [("container-other", "lo", "eth0"), ("container-web", "tap-none", "eth0")] {
+        let report = VMReport(
+          vmID: container, vmUUID: one.vmUUID, vmName: "other", hostIfname: device, vmIfname: interface,
+          vmNamespace: "/n", vmiUUID: one.id)
+        let answer = try await agent.request(
+          "POST", "/vm", String(decoding: JSONEncoder().encode(report), as: UTF8.self))
+        #expect(answer.status == 409, "\(answer.body)")
+        #expect(try answer.error.reason.contains("delete that first"))
+        #expect(try await agent.request("GET", "/v1/attachments").body == reserved)
+        #expect(forwarder.state == there)
+      }
+    }
+  }
+
   @Test func aRefusedReplayIsTriedAgain() async throws {
     let folder = try TemporaryFolder()
     let forwarder = try TestForwarder("\(folder.path)/forwarder.sock")
@@ -247,7 +312,21 @@ struct ForwarderTests {
       #expect(pods(forwarder) == ["lo"])
       #expect(try await agent.request("POST", "/syncports").status == 200)
       let tagged = body.replacingOccurrences(of: "\"tx-vlan-id\":-1", with: "\"tx-vlan-id\":7")
-      #expect(try await agent.request("POST", "/port", tagged).status == 501)
+      #expect(try await agent.request("POST", "/port", tagged).status == 400)
+      // A pod in the machine: a VLAN of its port, which leaves the forwarder before it does and comes back after it.
+      let inner = tagged.replacingOccurrences(of: "\"rx-vlan-id\":-1", with: "\"rx-vlan-id\":7")
+        .replacingOccurrences(of: id, with: "853a65ef-918a-4193-9266-dc23ed8a5983")
+        .replacingOccurrences(of: "63bd1a8a", with: "73bd1a8a").replacingOccurrences(of: "10.1.1.9", with: "10.1.1.10")
+        .replacingOccurrences(of: "02:75:3a:65:ef:91", with: "02:75:3a:65:ef:93")
+      #expect(try await agent.request("POST", "/port", inner).status == 200)
+      #expect(pods(forwarder) == ["lo", "lo.7"])
+      #expect(forwarder.state.interfaces.values.first { $0.device == "lo.7" }?.vlan?.outer == 7)
+      #expect(try await agent.request("PUT", "/disable-port/\(id)").status == 200)
+      #expect(pods(forwarder) == [])
+      #expect(try await agent.request("PUT", "/enable-port/\(id)").status == 200)
+      #expect(pods(forwarder) == ["lo", "lo.7"])
+      #expect(try await agent.request("DELETE", "/port/853a65ef-918a-4193-9266-dc23ed8a5983").status == 200)
+      #expect(pods(forwarder) == ["lo"])
       let moved = body.replacingOccurrences(of: "02:75:3a:65:ef:91", with: "02:75:3a:65:ef:92")
       #expect(try await agent.request("POST", "/port", moved).status == 409)
       let stranger = body.replacingOccurrences(of: "\"blue\"", with: "\"38ced7ff-fdfc-4f17-9547-17ff4fb45da9\"")

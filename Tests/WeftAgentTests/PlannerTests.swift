@@ -104,6 +104,25 @@ struct PlannerTests {
     }
   }
 
+  /// Frames with a tag of another port: its MTU bounds theirs.
+  @Test func vlansAreOnTheirParentsPort() throws {
+    let planner = try planner()
+    var inner = record("a", ["10.1.1.1"])
+    inner.parent = "tap0"
+    inner.vlan = 100
+    let parent = ParentPort(id: "vm", interface: 3, mtu: 1400)
+    let state = try #require(
+      planner.attachment(inner, interface: 7, nexthop: 99, fabricMTU: 1550, parent: parent))
+    let port = try #require(state.interfaces[7])
+    #expect(port.port == .vlan && port.vlan == VLANConfiguration(parent: 3, outer: 100) && port.mtu == 1400)
+    #expect(port.role == .virtual && port.device == "wefta" && port.tap == TapConfiguration())
+    #expect(state.nexthops[99]?.action == .encap(interface: 7, destinationMAC: inner.mac))
+    let wide = ParentPort(id: "vm", interface: 3, mtu: 9000)
+    let other = try #require(
+      planner.attachment(inner, interface: 7, nexthop: 99, fabricMTU: 1550, parent: wide)?.interfaces[7])
+    #expect(other.mtu == 1500)
+  }
+
   @Test(arguments: ["", "pods: {port: tap, queues: 4}", "pods: {port: af_xdp, xdp: {mode: skb}}"])
   func interfacesStayWhatTheyWereMadeAs(pods: String) throws {
     let planner = try planner(pods)

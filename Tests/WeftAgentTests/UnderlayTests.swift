@@ -193,7 +193,7 @@ struct UnderlayTests {
            "mac-address":"02:75:3a:65:ef:91","system-name":"tap-later"}
           """
         #expect(try await agent.request("POST", "/port", port).status == 200)
-        let failed: [WeftAPI.Attachment] = try await agent.request("GET", "/v1/attachments?state=failed").decode()
+        let failed: [WeftAPI.Attachment] = try await agent.request("GET", "/v1/attachments?state=waiting").decode()
         #expect(failed.first?.reason?.contains("tap-later") == true)
         try ip("-n \(nodes.n1) link add tap-later type veth peer name inside1")
         try ip("-n \(nodes.n1) link set tap-later up")

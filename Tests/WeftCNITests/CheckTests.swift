@@ -30,7 +30,7 @@ struct CheckTests {
     ("container", "address delete 10.1.0.2/16 dev eth0", "10.1.0.2/16"),
     ("container", "address delete fd00:1::2/64 dev eth0", "fd00:1::2/64"),
     ("container", "route delete default", "0.0.0.0/0"), ("container", "-6 route delete default", "::/0"),
-    ("container", "link set eth0 down", "eth0 is down"), ("container", "link set eth0 mtu 1300", "MTU 1300"),
+    ("container", "link set eth0 down", "eth0 is down"), ("container", "link set eth0 mtu 1600", "MTU 1600"),
     ("container", "link set eth0 address 02:00:00:00:99:99", "02:00:00:00:99:99"),
     ("container", "link set eth0 name eth9", "eth0 is not in"),
     ("node", "link delete weft00000000002", "eth0 is not in"),

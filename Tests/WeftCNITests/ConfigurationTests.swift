@@ -71,7 +71,7 @@ struct ConfigurationTests {
     #expect(error?.message.contains(named) == true, "\(String(describing: error))")
   }
 
-  @Test(arguments: [(#"{"vif-type":"macvlan"}"#, "macvlan"), (#"{"mode":"swarm"}"#, "swarm")])
+  @Test(arguments: [(#"{"vif-type":"ipvlan"}"#, "ipvlan"), (#"{"mode":"swarm"}"#, "swarm")])
   func unsupportedValuesAreNamed(section: String, named: String) throws {
     let error = #expect(throws: CNIError.self) { try read(section) }
     #expect(error?.code == .unsupportedField)

@@ -37,6 +37,39 @@ import WeftWire
     #expect(try netlink.links().count == 1)
   }
 
+  @Test func macvlansAndVLANs() throws {
+    let (space, inner) = (try TestNamespace(), try TestNamespace())
+    let netlink = try space.netlink()
+    let container = try inner.netlink()
+    try netlink.createVeth(VethPair(name: "one", peerName: "two", mtu: 1400))
+    let one = try #require(try netlink.link(named: "one"))
+    let mac = MACAddress("02:00:00:00:00:07")!
+    try netlink.createMacvlan("eth0", mac: mac, mtu: 1300, over: one.index, in: inner.namespace)
+    let made = try #require(try container.link(named: "eth0"))
+    #expect(made.kind == "macvlan" && made.mac == mac && made.mtu == 1300 && made.peerIndex == one.index && !made.isUp)
+    #expect(throws: NetlinkError.self) {
+      try netlink.createMacvlan("eth0", mac: mac, mtu: 1300, over: one.index, in: inner.namespace)
+    }
+    for name in ["a/b", ""] {
+      #expect { try netlink.createMacvlan(name, mac: mac, mtu: 1300, over: one.index, in: inner.namespace) } throws: {
+        ($0 as? NetlinkError)?.code == EINVAL
+      }
+    }
+    for identifier: UInt16 in [0, 4095] {
+      #expect { try netlink.createVLAN("one.1", identifier: identifier, over: one.index) } throws: {
+        ($0 as? NetlinkError)?.code == EINVAL
+      }
+    }
+    // Not every kernel has it.
+    do {
+      try netlink.createVLAN("one.7", identifier: 7, over: one.index)
+      let vlan = try #require(try netlink.link(named: "one.7"))
+      #expect(vlan.kind == "vlan" && vlan.peerIndex == one.index)
+    } catch let error as NetlinkError {
+      #expect(error.code == EOPNOTSUPP && "\(error)".contains("VLAN 7 as one.7"))
+    }
+  }
+
   @Test func aPairInOneNamespace() throws {
     let space = try TestNamespace()
     let netlink = try space.netlink()

@@ -227,7 +227,7 @@ import WeftWire
     #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(9)).contains("inner vlan"))
     #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(10)).contains("mac limit"))
     #expect(try reason(3, unflagged + zeros(5) + [1] + zeros(14) + more).hasPrefix("understood"))
-    #expect(try reason(3, unflagged + [128, 0, 0, 0, 0]).contains("interface flags"))
+    #expect(try reason(3, unflagged + [0, 1, 0, 0, 0]).contains("interface flags"))
     #expect(try reason(3, unflagged + [0, 0, 0, 128, 0]).contains("interface flags"))
     #expect(try reason(3, unflagged + [0, 0, 0, 0, 9] + zeros(36)).contains("tag count"))
     #expect(try reason(3, unflagged + [0, 0, 0, 0, 2] + zeros(4)).contains("\"tag\""))

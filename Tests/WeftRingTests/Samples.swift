@@ -58,6 +58,19 @@ enum Samples {
       interface.tap = settings
       return interface
     }
+    + vhosts.map { settings in
+      var interface = InterfaceConfiguration(
+        id: 4, role: .virtual, port: .vhostUser, device: "fifteen-letters", mac: .virtualRouter, flags: .all,
+        tags: [1, 2, 3, 4, 5, 6, 7, .max])
+      interface.fatFlows = fatFlows[2]
+      interface.vhost = settings
+      return interface
+    }
+  static let vhosts = [
+    VhostConfiguration(socket: "/s", frontEndListens: true),
+    VhostConfiguration(
+      socket: "/" + String(repeating: "s", count: VhostConfiguration.maximumSocketBytes - 1), frontEndListens: false),
+  ]
   static let taps = [
     TapConfiguration(queues: 0), TapConfiguration(queues: .max, namespace: "/n", name: "eth0"),
     // As long as they get.

@@ -73,6 +73,27 @@ import WeftRing
     #expect(reader.workers()[1].heartbeatAgeMilliseconds == 0, "a clock ahead of ours is no age")
   }
 
+  @Test func tablesAndTimes() throws {
+    let region = try region()
+    let reader = try region.reader()
+    #expect(reader.tables().map(\.table) == TableGauge.allCases)
+    #expect(reader.tables().allSatisfy { $0.entries == 0 && $0.limit == 0 })
+    for table in TableGauge.allCases { region.set(table, entries: table.rawValue + 1, limit: 100 + table.rawValue) }
+    region.worker(0).setFlows(40, refused: 0)
+    region.worker(1).setFlows(2, refused: 0)
+    for table in reader.tables() {
+      // Workers count theirs.
+      #expect(table.entries == (table.table == .flows ? 42 : UInt64(table.table.rawValue + 1)))
+      #expect(table.limit == UInt64(100 + table.table.rawValue))
+    }
+    #expect(reader.drops().map(\.name.count) == [11, 8, 31], "the names are whole")
+    region.worker(1).setBusy(7_000_000)
+    #expect(reader.workers().map(\.busyNanoseconds) == [0, 7_000_000])
+    region.beat(now: weft_monotonic_ns() - 3_000_000_000)
+    #expect((3000...4000).contains(reader.controlHeartbeatAgeMilliseconds))
+    #expect(reader.uptimeNanoseconds < 60_000_000_000)
+  }
+
   /// Parts of the region do not overlap, at any size.
   @Test(arguments: [(1, 1), (1, 4096), (3, 7), (64, 129)]) func partsAreApart(workers: Int, interfaces: Int) throws {
     let region = try region(workers: workers, interfaces: interfaces)

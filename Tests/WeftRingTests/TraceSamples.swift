@@ -4,7 +4,8 @@ extension Samples {
   static let traceCommands: [Command] =
     numbers.flatMap { number in
       [
-        Command.trace(interface: number, length: ~number), .stage(offset: number, bytes: []),
+        Command.trace(interface: number, length: ~number), .transmit(interface: number, length: ~number),
+        .stage(offset: number, bytes: []),
         .stage(offset: number, bytes: Array(repeating: 0xA5, count: StagedBytes.partBytes)),
       ]
     }

@@ -280,3 +280,25 @@ private struct Fixture: ~Copyable {
     try fixture.apply(port(.tap, settings))
   }
 }
+
+@Test func socketsAreForVhostUser() throws {
+  let fixture = try Fixture.made()
+  func port(_ kind: PortKind, _ settings: VhostConfiguration, role: InterfaceRole = .virtual) -> Command {
+    var interface = InterfaceConfiguration(
+      id: 2, role: role, port: kind, device: "x", mac: mac(2), vrf: role == .virtual ? 1 : 0)
+    interface.vhost = settings
+    return .setInterface(interface)
+  }
+  for (kind, settings, role, text) in [
+    (.packet, VhostConfiguration(socket: "/s"), .virtual, "is for vhost-user"),
+    (.vhostUser, VhostConfiguration(), .virtual, "absolute path"),
+    (.vhostUser, VhostConfiguration(socket: "s"), .virtual, "absolute path"),
+    (.vhostUser, VhostConfiguration(socket: "/\0"), .virtual, "absolute path"),
+    (.vhostUser, VhostConfiguration(socket: "/" + String(repeating: "s", count: 107)), .virtual, "at most 107 bytes"),
+    (.vhostUser, VhostConfiguration(socket: "/s"), .fabric, "towards the underlay"),
+  ] as [(PortKind, VhostConfiguration, InterfaceRole, String)] {
+    let refusal = #expect(throws: Refusal.self) { try fixture.apply(port(kind, settings, role: role)) }
+    #expect(refusal?.reason.contains(text) == true, "\(settings): \(refusal?.reason ?? "accepted")")
+  }
+  try fixture.apply(port(.vhostUser, VhostConfiguration(socket: "/s", frontEndListens: true)))
+}

@@ -101,6 +101,10 @@ WEFT_INLINE uint64_t weft_load_acquire_u64(const void *_Nonnull p) { return __at
 WEFT_INLINE uint64_t weft_load_relaxed_u64(const void *_Nonnull p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED); }
 WEFT_INLINE uint32_t weft_load_acquire_u32(const void *_Nonnull p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
 WEFT_INLINE uint32_t weft_load_relaxed_u32(const void *_Nonnull p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED); }
+WEFT_INLINE uint16_t weft_load_acquire_u16(const void *_Nonnull p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_ACQUIRE); }
+WEFT_INLINE uint16_t weft_load_relaxed_u16(const void *_Nonnull p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED); }
+WEFT_INLINE void weft_store_release_u16(void *_Nonnull p, uint16_t v) { __atomic_store_n((uint16_t *)p, v, __ATOMIC_RELEASE); }
+WEFT_INLINE void weft_store_relaxed_u16(void *_Nonnull p, uint16_t v) { __atomic_store_n((uint16_t *)p, v, __ATOMIC_RELAXED); }
 WEFT_INLINE void weft_store_release_u64(void *_Nonnull p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE); }
 WEFT_INLINE void weft_store_relaxed_u64(void *_Nonnull p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
 WEFT_INLINE void weft_store_release_u32(void *_Nonnull p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
@@ -438,7 +442,42 @@ WEFT_INLINE int weft_attach_ingress(int program, unsigned int interface) {
 
 WEFT_INLINE int weft_mkdir(const char *_Nonnull path, unsigned int mode) { return mkdir(path, mode); }
 
+/// Reads an eventfd that somebody else made, and never waits for it, whatever its flags are by now (RWF_NOWAIT, kernel 5.8).
+WEFT_INLINE void weft_drain_foreign_event(int fd) {
+  uint64_t value;
+  struct iovec io = {.iov_base = &value, .iov_len = sizeof value};
+  (void)!preadv2(fd, &io, 1, -1, RWF_NOWAIT);
+}
+WEFT_INLINE int weft_set_nonblocking(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+/// A Unix stream socket, close-on-exec and non-blocking, bound to a path or connected to it. -1 with errno.
+WEFT_INLINE int weft_unix_stream(const char *_Nonnull path, bool binds) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  if (strlen(path) >= sizeof address.sun_path) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  strcpy(address.sun_path, path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return -1;
+  int status = binds ? bind(fd, (struct sockaddr *)&address, sizeof address)
+                     : connect(fd, (struct sockaddr *)&address, sizeof address);
+  if (status == 0) return fd;
+  int code = errno;
+  close(fd);
+  errno = code;
+  return -1;
+}
+
 // MARK: memfd
+
+/// Nobody can shrink the memory any more: it was sealed so before, or could be now.
+WEFT_INLINE bool weft_cannot_shrink(int fd) {
+  int seals = fcntl(fd, F_GET_SEALS);
+  return seals >= 0 && ((seals & F_SEAL_SHRINK) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+}
 
 /// Fixes a memfd's size for good: nobody can shrink it under who has it mapped. 0, or -1 with errno.
 WEFT_INLINE int weft_seal(int fd) { return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); }
