@@ -17,6 +17,7 @@ public struct LinkState: Hashable, Sendable, Codable {
 
   public func encode(to encoder: any Encoder) throws {
     var container = encoder.singleValueContainer()
-    try container.encode(isUp)
+    // As Tungsten Fabric counts it.
+    try container.encode(isUp ? 1 : 0)
   }
 }

@@ -22,6 +22,8 @@ public struct PluginRecord: Hashable, Sendable, Codable {
   /// Nested mode: the machine's interface that it is on, and whether the plugin made that.
   public var vlanInterface: String?
   public var isVLANOurs: Bool?
+  /// How fast it may be; nil: as fast as it can.
+  public var bandwidth: Bandwidth?
   /// Kubernetes' pod, where the runtime said so.
   public var podName: String?
   public var podNamespace: String?
@@ -31,7 +33,7 @@ public struct PluginRecord: Hashable, Sendable, Codable {
     configuration: String, containerID: String, interface: String, netns: String, hostInterface: String? = nil,
     isTap: Bool? = nil, network: String? = nil, mac: MACAddress? = nil, mtu: Int? = nil,
     addresses: [InterfaceAddress]? = nil, routes: [AttachmentRoute]? = nil,
-    podName: String? = nil, podNamespace: String? = nil, podUID: String? = nil
+    bandwidth: Bandwidth? = nil, podName: String? = nil, podNamespace: String? = nil, podUID: String? = nil
   ) {
     self.configuration = configuration
     self.containerID = containerID
@@ -44,6 +46,7 @@ public struct PluginRecord: Hashable, Sendable, Codable {
     self.mtu = mtu
     self.addresses = addresses
     self.routes = routes
+    self.bandwidth = bandwidth
     self.podName = podName
     self.podNamespace = podNamespace
     self.podUID = podUID
@@ -58,6 +61,7 @@ public struct PluginRecord: Hashable, Sendable, Codable {
     case network, mac, mtu, addresses, routes
     case vlanInterface = "vlan-interface"
     case isVLANOurs = "made-vlan"
+    case bandwidth
     case podName = "pod-name"
     case podNamespace = "pod-namespace"
     case podUID = "pod-uid"

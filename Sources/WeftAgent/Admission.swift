@@ -87,7 +87,8 @@ struct Admission: RouterMiddleware {
 
   /// The first question about a pod reserves an interface for it.
   private static func isReading(_ request: Request) -> Bool {
-    request.method == .get && !request.uri.path.hasPrefix("/vm-cfg")
+    // As the router reads it, to which repeated slashes are one.
+    request.method == .get && request.uri.path.split(separator: "/").first != "vm-cfg"
   }
 
   private func refuse(

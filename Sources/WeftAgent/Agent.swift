@@ -48,7 +48,7 @@ public actor Agent {
     self.configuration = configuration
     self.store = store
     self.logger = logger
-    dhcp = HostServices(logger: logger.part("dhcp"))
+    dhcp = HostServices(registry: metrics.registry, logger: logger.part("dhcp"))
     do { gateways = try HostGateways(configuration, store: store, logger: logger) } catch {
       throw Store.fault("look after host gateways", error)
     }
@@ -275,9 +275,10 @@ public actor Agent {
         retryReplay()
       }
       if mtuChanged {
-        for record in try store.attachmentsNow(where: Self.wanted) where installed[record.id] != nil {
-          try settle(record)
-        }
+        let records = try store.attachmentsNow(where: Self.wanted)
+        // A VLAN's frames go no further than its parent's.
+        for record in records.filter({ $0.vlan == nil }) + records.filter({ $0.vlan != nil })
+        where installed[record.id] != nil { try settle(record) }
       }
     } catch { logger.warning("the change of the underlay was not applied: \(error)") }
   }
@@ -384,7 +385,8 @@ public actor Agent {
     }
     return Installed(
       state: state, place: place, parent: parent?.id,
-      service: configuration.serviceBinding(record, interface: interface, fabricMTU: fabricMTU))
+      service: configuration.serviceBinding(
+        record, interface: interface, fabricMTU: fabricMTU, parentMTU: parent?.mtu))
   }
 
   /// Takes an attachment out of the forwarder. False: something of it may be left, until a replay has swept it.

@@ -90,6 +90,7 @@ public struct AgentProgram: Sendable {
               agent: agent, socket: configuration.forwarderSocket, logger: logger.part("forwarder"))),
           .init(service: agent.services),
           .init(service: Housekeeping(agent: agent, logger: logger)),
+          .init(service: interface.stalePorts),
           .init(service: agent.dhcp),
         ] + servers.map { .init(service: $0) } + (takesSignals ? [.init(service: LogSignals(logger: logger))] : []),
         gracefulShutdownSignals: takesSignals ? [.sigterm, .sigint] : [], logger: Self.quiet(logger)))
@@ -149,7 +150,7 @@ private struct Housekeeping: Service {
         try? await Task.sleep(for: .seconds(10))
         if Task.isCancelled { return }
         // What somebody has taken away without a word, as by flushing nftables.
-        if !agent.gateways.status.isEmpty { await agent.hostPortsChanged() }
+        if !agent.gateways.status.isEmpty || !agent.services.areComplete { await agent.hostPortsChanged() }
         do {
           try await agent.finishDeletions()
           try await agent.expireReservations(

@@ -52,6 +52,8 @@ extension Planner {
   private static let leastBurst: UInt64 = 128 << 13
   /// The forwarder's limit of a policer's rate, bit/s.
   private static let greatestRate: UInt64 = 1_000_000_000_000
+  /// And of its burst, bytes.
+  private static let greatestBurst: UInt64 = 1 << 32
 
   /// The policers of an attachment's interface. What the pod receives goes out by it.
   static func limit(_ state: inout ForwarderState, _ vif: inout InterfaceConfiguration, _ bandwidth: Bandwidth) {
@@ -69,7 +71,7 @@ extension Planner {
     let rateUsed = min(rate, greatestRate)
     let wanted = burst.flatMap { $0 == 0 ? nil : $0 } ?? rateUsed / 4
     let bits = max(leastBurst, min(wanted, rateUsed))
-    state.set(PolicerConfiguration(id: id, name: name, rate: rateUsed, burst: bits / 8))
+    state.set(PolicerConfiguration(id: id, name: name, rate: rateUsed, burst: min(bits / 8, greatestBurst)))
     return id
   }
 }

@@ -57,7 +57,13 @@ extension HTTPInterface {
       case "container-id": records = records.filter { $0.containerID == value }
       case "network": records = records.filter { $0.network == value }
       case "pod-name": records = records.filter { $0.podName == value }
-      case "state": records = records.filter { $0.state.rawValue == value }
+      case "state":
+        guard let state = AttachmentState(rawValue: value) else {
+          throw APIError(
+            .badRequest,
+            "state \"\(value.short)\" is none of \(AttachmentState.allCases.map(\.rawValue).joined(separator: ", "))")
+        }
+        records = records.filter { $0.state == state }
       default:
         throw APIError(
           .badRequest, "\"\(String(key).short)\" selects nothing; there are container-id, network, pod-name and state")

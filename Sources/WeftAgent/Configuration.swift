@@ -20,6 +20,8 @@ public struct AgentConfiguration: Hashable, Sendable {
   public var peers: [Peer]
   /// The host ends of pods' interfaces.
   public var pods = PortSettings()
+  /// How long `POST /syncports` waits before ports that were not posted again are deleted; nil: they never are.
+  public var stalePortTime: Duration? = .seconds(60)
   /// Where a new database finds what is on the node.
   public var recovery = RecoverySettings()
   public var api = APISettings()

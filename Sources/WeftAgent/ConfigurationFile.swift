@@ -55,7 +55,7 @@ extension AgentConfiguration {
   private init(_ root: ConfigurationNode) throws(ConfigurationError) {
     let top = try root.mapping([
       "node", "fabric", "forwarder", "database", "listen", "default-network", "networks", "peers",
-      "pods", "machines", "recovery", "api",
+      "pods", "machines", "recovery", "api", "stale-port-time",
     ])
     node = try top.required("node", "the node's name").name("the node's name")
     fabric = try Fabric(top.required("fabric", "the interface towards the underlay, as {interface: eth0}"))
@@ -80,6 +80,10 @@ extension AgentConfiguration {
     guard let only = networks.first else { throw list.error("holds no network") }
     if let node = top["machines"] { machines = try MachineSettings(node) }
     if let node = top["pods"] { pods = try PortSettings(node.mapping(PortSettings.podKeys), PortSettings.podKinds) }
+    if let node = top["stale-port-time"] {
+      let seconds = try node.integer(0...86400, "a time in seconds, or 0 to keep ports that are not posted again")
+      stalePortTime = seconds == 0 ? nil : .seconds(seconds)
+    }
     if let mapping = try top["recovery"]?.mapping(["plugin", "ports"]) {
       if let folder = mapping["plugin"] { recovery.plugin = try folder.path("the CNI plugin's config-dir", 4000) }
       if let folder = mapping["ports"] { recovery.ports = try folder.path("the port-control script's folder", 4000) }

@@ -35,6 +35,7 @@ struct DNSProxy: Sendable {
           let pipeline = channel.pipeline.syncOperations
           try pipeline.addHandler(ServiceAdmission(members, count))
           try pipeline.addHandler(IdleStateHandler(allTimeout: Self.idle))
+          try pipeline.addHandler(BackPressureHandler())
           try pipeline.addHandler(DNSConnection(proxy: self))
         }
       }
@@ -91,7 +92,9 @@ private final class DNSConnection: ChannelInboundHandler {
       else { return context.close(promise: nil) }
       switch message.verdict {
       case .drop: return context.close(promise: nil)
-      case .answer(let bytes): context.writeAndFlush(wrapOutboundOut(DNSFrames.frame(bytes)), promise: nil)
+      case .answer(let bytes):
+        open += 1
+        write(DNSFrames.frame(bytes), context.channel, context.eventLoop)
       case .forward: ask(message, client, context)
       }
     }
@@ -102,9 +105,14 @@ private final class DNSConnection: ChannelInboundHandler {
     let bound = NIOLoopBound((self, context.channel), eventLoop: context.eventLoop)
     proxy.relay.ask(message, from: client, overTCP: true) { bytes in
       let (handler, channel) = bound.value
-      handler.open -= 1
-      channel.writeAndFlush(DNSFrames.frame(bytes ?? message.failure(.serverFailure)), promise: nil)
+      handler.write(DNSFrames.frame(bytes ?? message.failure(.serverFailure)), channel, channel.eventLoop)
     }
+  }
+
+  /// A question is over when its answer is on its way: who asks and does not read asks no more.
+  private func write(_ frame: ByteBuffer, _ channel: any Channel, _ loop: any EventLoop) {
+    let bound = NIOLoopBound(self, eventLoop: loop)
+    channel.writeAndFlush(frame).whenComplete { _ in bound.value.open -= 1 }
   }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {

@@ -26,11 +26,13 @@ public struct HTTPInterface: Sendable {
   var store: Store { agent.store }
   var configuration: AgentConfiguration { agent.configuration }
 
+  let stalePorts: StalePorts
   private let admission: Admission
 
   public init(agent: Agent, logger: Logger) throws {
     self.agent = agent
     self.logger = logger
+    stalePorts = StalePorts(agent: agent, wait: agent.configuration.stalePortTime, logger: logger)
     admission = try Admission(agent.configuration.api, logger: logger)
   }
 

@@ -71,9 +71,6 @@ extension HostGateway {
         guard subnets.contains(where: { $0.prefix.isV4 == prefix.isV4 }) else {
           throw node.error("the network has no \(prefix.isV4 ? "IPv4" : "IPv6") subnet")
         }
-        if let subnet = subnets.first(where: { $0.prefix.contains(prefix) }) {
-          throw node.error("\(prefix) lies in the network itself, in \(subnet.prefix)")
-        }
         routes.append(prefix)
       }
       self.routes = routes
@@ -93,10 +90,6 @@ extension HostGateway {
     }
     return families
   }
-}
-
-extension ConfigurationNode {
-  /// true or false.
 }
 
 extension AgentConfiguration {
@@ -140,6 +133,11 @@ extension AgentConfiguration {
         return (
           "", "\(subnet) holds \(address), an address of the underlay, which the host would not reach any more"
         )
+      }
+    }
+    for route in gateway.routes(of: network) {
+      if let subnet = network.subnets.first(where: { $0.prefix.contains(route) }) {
+        return (".routes", "\(route) lies in the network itself, in \(subnet.prefix)")
       }
     }
     let behindPeers = peers.flatMap(\.networks).filter { $0.name == network.name }.flatMap(\.prefixes)

@@ -58,10 +58,14 @@ final class HostGateways: Sendable {
   private var aliasPrefix: String { "weft gateway \(configuration.node)/" }
   private static func name(_ network: String) -> String { "gateway/\(network)" }
 
-  static func identifiers(_ network: String) -> [Identifier] { HostPort.identifiers(name(network)) }
+  static func identifiers(_ network: String, interface: String) -> [Identifier] {
+    HostPort.identifiers(name(network), device: interface)
+  }
 
   /// Those of gateways that were posted.
-  var identifiers: [Identifier] { state.withLock { $0.posted.keys.flatMap(Self.identifiers) } }
+  var identifiers: [Identifier] {
+    state.withLock { $0.posted.flatMap { Self.identifiers($0.key, interface: $0.value.interface) } }
+  }
 
   /// Makes the kernel's side what it is to be, and returns what is there. Blocks for as long as the kernel takes.
   func reconcile(fabricMTU: Int) -> [HostPort] {

@@ -20,7 +20,7 @@ public struct HostPort: Hashable, Sendable {
   /// What else the network reaches through it.
   public var routes: [IPPrefix] = []
 
-  var identifiers: [Identifier] { Self.identifiers(name) }
+  var identifiers: [Identifier] { Self.identifiers(name, device: device) }
 
   public init(
     name: String, network: String, device: String, mac: MACAddress, mtu: Int, addresses: [IPAddress],
@@ -35,8 +35,9 @@ public struct HostPort: Hashable, Sendable {
     self.routes = routes
   }
 
-  package static func identifiers(_ name: String) -> [Identifier] {
-    [Identifier(.interface, "host/\(name)"), Identifier(.nexthop, "host/\(name)")]
+  /// An interface of another name is another entry in the forwarder, and what leads to it is too.
+  package static func identifiers(_ name: String, device: String) -> [Identifier] {
+    [Identifier(.interface, "host/\(name)/\(device)"), Identifier(.nexthop, "host/\(name)/\(device)")]
   }
 
   /// The same whenever the interface is made again.

@@ -30,7 +30,10 @@ public final class HostServices: Service, Sendable {
   /// Announcements in one exchange with the forwarder.
   private static let batch = 64
 
-  init(logger: Logger) {
+  private let registry: MetricsRegistry
+
+  init(registry: MetricsRegistry, logger: Logger) {
+    self.registry = registry
     self.logger = logger
     state = Mutex(State(schedule: AdvertisementSchedule(now: Self.seconds())))
     (traps, inlet) = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(Self.waiting))
@@ -164,7 +167,7 @@ public final class HostServices: Service, Sendable {
   // MARK: What people hear of it
 
   private func count(_ what: String) {
-    Counter(label: "weft_agent_service_messages_total", dimensions: [("message", what)]).increment()
+    Counter(label: "weft_agent_service_messages_total", dimensions: [("message", what)], factory: registry).increment()
   }
 
   private func log(_ level: Logger.Level, _ binding: ServiceBinding, _ text: String) {

@@ -108,6 +108,7 @@ extension MetadataResponder {
           let pipeline = channel.pipeline.syncOperations
           try pipeline.addHandler(ServiceAdmission(self.members, count))
           try pipeline.addHandler(IdleStateHandler(allTimeout: MetadataConnection.idle))
+          try pipeline.addHandler(BackPressureHandler())
           try pipeline.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: true)
           try pipeline.addHandler(MetadataConnection(self))
         }

@@ -25,6 +25,9 @@ public final class AgentMetrics: Sendable {
     registry.describe(
       "weft_attachment_seconds", .histogram,
       "Time to make (add: from the reservation until it forwards or is refused) and to delete (del) an attachment.")
+    registry.describe(
+      "weft_agent_service_messages_total", .counter,
+      "What the agent has done about DHCP messages and router solicitations.")
     registry.describe("weft_replays_total", .counter, "Replays of everything into the forwarder.")
     registry.describe("weft_replay_seconds", .histogram, "Time of replays of everything into the forwarder.")
     registry.describe(

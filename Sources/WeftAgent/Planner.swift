@@ -16,8 +16,8 @@ public struct Planner: Sendable {
     for network in configuration.networks {
       list.append(vrf(network.name))
       list.append(translation(network.name))
-      if network.services != nil { list += HostPort.identifiers(Services.name(network.name)) }
-      if network.host != nil { list += HostGateways.identifiers(network.name) }
+      if network.services != nil { list += Services.identifiers(network.name) }
+      if let host = network.host { list += HostGateways.identifiers(network.name, interface: host.interface) }
     }
     for peer in configuration.peers {
       for member in peer.networks {

@@ -10,6 +10,7 @@ extension HTTPInterface {
   var podEndpoints: [Endpoint] {
     [
       Endpoint(.get, "/vm-cfg/{pod}", getPod),
+      Endpoint(.get, "/vm-cfg-by-uuid/{vm-uuid}", getPodByUUID),
       Endpoint(.post, "/vm", reportInterface),
       Endpoint(.get, "/vm/{vm-uuid}", getInterfaces),
       Endpoint(.get, "/vm/{vm-uuid}/{vmi-uuid}", getInterfaces),
@@ -39,6 +40,14 @@ extension HTTPInterface {
 
   /// No machine's own port; a VLAN of one is that of a pod in it.
   private static let isPod = "(origin <> 'port' OR vlan IS NOT NULL)"
+
+  /// Unlike a name, a UUID is nothing to begin with: one that nobody has heard of reserves nothing.
+  @Sendable private func getPodByUUID(_ request: Request, _ context: Context) async throws -> Response {
+    let uuid = try context.uuid("vm-uuid")
+    let records = try await find(PodName(uuid))
+    guard !records.isEmpty else { throw APIError(.notFound, "there is no pod \(uuid)") }
+    return JSON.answer(records.enumerated().map { describe($1, index: $0, of: records.count) })
+  }
 
   private func find(_ pod: PodName) async throws -> [AttachmentRecord] {
     if let uuid = pod.uuid {

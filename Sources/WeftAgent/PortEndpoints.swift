@@ -17,20 +17,23 @@ extension HTTPInterface {
     ]
   }
 
-  /// One port or a list of them. Those before one that is refused stay.
+  /// One port or a list of them: all, or of those that are new none.
   @Sendable private func addPorts(_ request: Request, _ context: Context) async throws -> Response {
     let body = try await JSON.body(request)
     let isList = body.first { $0 > 0x20 } == UInt8(ascii: "[")
     let ports = isList ? try JSON.decode([Port].self, body) : [try JSON.decode(Port.self, body)]
+    var added: [String] = []
     for (index, port) in ports.enumerated() {
-      do { try await add(port) } catch let error as APIError {
+      do { if try await add(port), let id = Derived.uuid(port.id) { added.append(id) } } catch let error as APIError {
+        for id in added { _ = try await agent.delete(id: id) }
         throw isList ? APIError(error.code, "[\(index)]: \(error.reason)") : error
       }
     }
     return JSON.empty
   }
 
-  private func add(_ posted: Port) async throws {
+  /// True when it is new.
+  private func add(_ posted: Port) async throws -> Bool {
     var port = posted
     guard let id = Derived.uuid(port.id) else { throw APIError(.badRequest, "id \"\(port.id.short)\" is no UUID") }
     guard let instance = Derived.uuid(port.instanceID) else {
@@ -68,7 +71,7 @@ extension HTTPInterface {
         Set(addresses).isSubset(of: there.addresses)
       else { throw APIError(.conflict, "port \(id) is there with other properties; delete it first") }
     } else {
-      let before = try await agent.claim(hostInterface: device, mac: mac)
+      let before = try await agent.claim(hostInterface: hostInterface, mac: mac)
       if addresses.isEmpty { addresses = before }
       let (record, isNew) = try await store.reserve(
         NewAttachment(
@@ -89,6 +92,8 @@ extension HTTPInterface {
     } else {
       _ = try await agent.activate(id: id, waits: true)
     }
+    stalePorts.heard(id)
+    return there == nil
   }
 
   /// The VLAN of a port that is one of another port's; nil for a port of its own.
@@ -120,17 +125,25 @@ extension HTTPInterface {
   }
 
   @Sendable private func getPort(_ request: Request, _ context: Context) async throws -> Response {
-    JSON.answer(try await port(context))
+    let port = try await port(context)
+    guard let record = try await store.attachments(where: "id = ?", [port.id]).first else {
+      throw APIError(.notFound, "there is no port \(port.id)")
+    }
+    return JSON.answer(PortAnswer(port, agent.attachment(record)))
   }
 
   @Sendable private func deletePort(_ request: Request, _ context: Context) async throws -> Response {
     let id = try context.uuid("uuid")
-    if try await store.port(id) != nil { _ = try await agent.delete(id: id) }
+    // Also where the agent died before it had noted what was posted.
+    if try await !store.attachments(where: "id = ? AND origin = 'port'", [id]).isEmpty {
+      _ = try await agent.delete(id: id)
+    }
     return JSON.empty
   }
 
   @Sendable private func synchronizePorts(_ request: Request, _ context: Context) async throws -> Response {
     try await agent.synchronizePorts()
+    try await stalePorts.begin()
     return JSON.empty
   }
 

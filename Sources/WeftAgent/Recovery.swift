@@ -47,6 +47,8 @@ struct Recovery {
     /// As they were posted.
     private(set) var ports: [Port] = []
     private(set) var numbers: [Identifier: UInt32] = [:]
+    /// By attachment: how fast it may be.
+    private(set) var bandwidths: [String: Bandwidth] = [:]
     private(set) var problems: [String] = []
     /// The forwarder's interfaces that nobody has claimed, by device.
     private var unclaimed: [String: ForwarderRemains.Interface] = [:]
@@ -66,6 +68,7 @@ struct Recovery {
       else { return }
       let there = unclaimed.removeValue(forKey: device)
       let isTap = record.isTap == true
+      bandwidths[Self.id(of: device)] = record.bandwidth
       let isThere = isTap ? access(record.netns, F_OK) == 0 : if_nametoindex(device) != 0
       add(
         AttachmentRecord(
@@ -80,13 +83,16 @@ struct Recovery {
         there)
     }
 
-    mutating func take(_ port: Port) {
+    mutating func take(_ posted: Port) {
+      var port = posted
       guard let id = Derived.uuid(port.id), let instance = Derived.uuid(port.instanceID),
         let mac = MACAddress(port.macAddress), Names.isInterface(port.systemName)
       else { return problems.append("port \(port.id.short) has no sense; post it again") }
       guard let network = configuration.network(id: port.vnID) else {
         return problems.append("port \(id) is of no network that is here (\(port.vnID?.short ?? "-")); post it again")
       }
+      port.id = id
+      port.instanceID = instance
       let vlan = port.txVLANID.flatMap { $0 == -1 ? nil : $0 }
       let device = vlan.map { Store.name(ofVLAN: $0, parent: port.systemName, id: id) } ?? port.systemName
       let there = unclaimed[device]
@@ -146,6 +152,14 @@ struct Recovery {
             innerMAC: network.encapsulation == .vxlan ? member.routerMAC : .virtualRouter)
         }
       }
+      for network in configuration.networks {
+        if let host = network.host {
+          keep(HostGateways.identifiers(network.name, interface: host.interface), device: host.interface)
+        }
+        if network.services != nil {
+          keep(Services.identifiers(network.name), device: Services.device(network.name))
+        }
+      }
       // The others are not given out before a sweep has removed them.
       let known = Dictionary(grouping: numbers.keys, by: \.kind).mapValues { Set($0.compactMap { numbers[$0] }) }
       let there: [(IdentifierKind, [UInt32])] = [
@@ -157,6 +171,13 @@ struct Recovery {
           numbers[Identifier(kind, "left/\(number)")] = number
         }
       }
+    }
+
+    /// The numbers of one of the host's own interfaces, and of what leads to it.
+    private mutating func keep(_ identifiers: [Identifier], device: String) {
+      guard let there = remains?.interfaces.values.first(where: { $0.configuration.device == device }) else { return }
+      numbers[identifiers[0]] = there.configuration.id
+      numbers[identifiers[1]] = remains?.nexthop(.receiveAt(interface: there.configuration.id))
     }
 
     /// The device whose port a VLAN's frames are on.

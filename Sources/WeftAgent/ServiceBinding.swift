@@ -29,15 +29,26 @@ extension AgentConfiguration {
   /// An attachment's interface has DHCP.
   package func hasDHCP(_ record: AttachmentRecord) -> Bool {
     guard let settings = network(record.network)?.dhcp else { return false }
-    return record.origin == .port ? settings.ports : settings.pods
+    switch record.origin {
+    case .port: return settings.ports
+    // A machine's, unless it is what the plugin makes.
+    case .recovered:
+      let isPods = record.tapQueues != nil || record.hostInterface.hasPrefix("weft")
+      return isPods ? settings.pods : settings.ports
+    case .cni, .pod: return settings.pods
+    }
   }
 
-  package func serviceBinding(_ record: AttachmentRecord, interface: UInt32, fabricMTU: Int) -> ServiceBinding? {
+  package func serviceBinding(
+    _ record: AttachmentRecord, interface: UInt32, fabricMTU: Int, parentMTU: Int? = nil
+  )
+    -> ServiceBinding?
+  {
     guard hasDHCP(record), let network = network(record.network) else { return nil }
     let attachment = attachment(record, fabricMTU: fabricMTU)
     return ServiceBinding(
       id: record.id, interface: interface, mac: record.mac,
-      hostName: record.podName.flatMap { DomainName($0)?.labels.first }, mtu: attachment.mtu,
+      hostName: record.podName.flatMap { DomainName($0)?.labels.first }, mtu: min(attachment.mtu, parentMTU ?? .max),
       addresses: attachment.addresses, routes: attachment.routes, dns: attachment.dns, settings: network.dhcp)
   }
 }

@@ -70,7 +70,11 @@ final class Services: Service {
   static func name(_ network: String) -> String { "services/\(network)" }
 
   /// The forwarder knows ports by their names, so each network's has its own, though nobody sees it.
-  private static func device(_ network: String) -> String { "wsv" + Derived.named(name(network)).prefix(8) }
+  static func device(_ network: String) -> String { "wsv" + Derived.named(name(network)).prefix(8) }
+
+  static func identifiers(_ network: String) -> [Identifier] {
+    HostPort.identifiers(name(network), device: device(network))
+  }
 
   private func interface(_ network: VirtualNetwork, _ services: NetworkServices, _ mtu: Int) -> HostInterface {
     let everything = [IPPrefix("0.0.0.0/0"), IPPrefix("::/0")].compactMap { $0 }
@@ -81,6 +85,9 @@ final class Services: Service {
       mac: HostPort.mac(Self.name(network.name), node: configuration.node), mtu: mtu, addresses: services.addresses,
       routes: routes, forwards: false)
   }
+
+  /// All networks that are to have services have an interface for them.
+  var areComplete: Bool { state.withLock { $0.made.count } == namespaces.count }
 
   /// Makes the interfaces what they are to be, and returns those that are there.
   func reconcile(fabricMTU: Int) -> [HostPort] {

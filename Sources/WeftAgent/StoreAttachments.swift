@@ -216,6 +216,11 @@ extension Store {
     guard !Subnet.isReserved(address, in: subnet.prefix) else {
       throw APIError(.addressNotInNetwork, "\(address) is the network or broadcast address of \(subnet.prefix)")
     }
+    let hosts = (network.host?.addresses ?? []) + (network.services?.addresses ?? [])
+    guard !hosts.contains(address) else {
+      throw APIError(
+        .addressNotInNetwork, "\(address) is the host's own in network \(network.name), or that of one of its services")
+    }
     guard asked.filter({ subnet.prefix.contains($0) }).count == 1 else {
       throw APIError(
         .badRequest, "more than one address of \(subnet.prefix) is asked for; an interface has one of each subnet")

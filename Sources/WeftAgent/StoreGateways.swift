@@ -36,10 +36,14 @@ extension Store {
   func setGateway(_ network: String, _ gateway: HostGateway?) throws(APIError) {
     let name = Self.prefix + network
     try write("note the gateway of \(network)") { db in
+      let old = try String.fetchOne(db, sql: "SELECT value FROM setting WHERE name = ?", arguments: [name])
+        .flatMap { try? JSONDecoder().decode(Row.self, from: Data($0.utf8)) }
+      if let old, old.interface != gateway?.interface {
+        // What the forwarder has of it goes at once; a number means one thing until a sweep.
+        try release(HostGateways.identifiers(network, interface: old.interface), retire: true, db)
+      }
       guard let gateway else {
         try db.execute(sql: "DELETE FROM setting WHERE name = ?", arguments: [name])
-        // What the forwarder has of it goes at once; a number means one thing until a sweep.
-        try release(HostGateways.identifiers(network), retire: true, db)
         return
       }
       let row = Row(

@@ -14,23 +14,26 @@ extension Store {
   func adopt(_ finds: Recovery.Finds) throws(APIError) -> [String] {
     try write("remember what is on the node") { db in
       var left: [String] = []
+      var taken: Set<String> = []
       for record in finds.attachments {
         do {
           try db.inSavepoint {
             try record.insert(db)
             return .commit
           }
-        } catch let error as DatabaseError where error.resultCode == .SQLITE_CONSTRAINT {
+          try setBandwidth(record.id, finds.bandwidths[record.id], db)
+          taken.insert(record.id)
+        } catch  where Self.isConflict(error) {
           left.append(
             "\(record.containerID) \(record.interface) is left out, since another has its address, MAC address or "
-              + "interface (\(error.message ?? "-"))")
+              + "interface (\(error))")
           continue
         }
         memory.withLock { memory in
           for address in record.addresses { memory.change(record.network, address) { $0.take(address) } }
         }
       }
-      for port in finds.ports { try insert(port, time: port.time ?? "", db) }
+      for port in finds.ports where taken.contains(port.id) { try insert(port, time: port.time ?? "", db) }
       // Those of what is left out are retired with all that nothing stands for.
       for (identifier, number) in finds.numbers {
         let isLeft = identifier.name.hasPrefix("left/")
@@ -46,5 +49,9 @@ extension Store {
       try db.execute(sql: "INSERT OR REPLACE INTO setting (name, value) VALUES ('begun', '1')")
       return left
     }
+  }
+
+  private static func isConflict(_ error: any Error) -> Bool {
+    (error as? DatabaseError)?.resultCode == .SQLITE_CONSTRAINT || (error as? APIError)?.code == .conflict
   }
 }

@@ -26,7 +26,7 @@ extension Run {
     }
     var record = PluginRecord(
       configuration: configuration.name, containerID: key.containerID, interface: interface, netns: netns,
-      podName: wishes.podName, podNamespace: wishes.podNamespace, podUID: wishes.podUID)
+      bandwidth: wishes.bandwidth, podName: wishes.podName, podNamespace: wishes.podNamespace, podUID: wishes.podUID)
     let isRetry = records.exists(key)
     record.hostInterface = records.read(key)?.hostInterface
     let delegate = try delegate()

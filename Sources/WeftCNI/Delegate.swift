@@ -15,9 +15,17 @@ struct Delegate {
   /// Seconds that it may take: a lease may have to be waited for. Runtimes wait no longer.
   private static let patience = 60
 
+  /// In the environment of what it runs, so that it does not run itself without end.
+  private static let mark = "WEFT_CNI_DELEGATE"
+
   /// Nil: the configuration names none.
   init?(_ configuration: Configuration, environment: [String: String], stdin: [UInt8]) throws(CNIError) {
     guard let type = configuration.delegate else { return nil }
+    guard environment[Self.mark] == nil else {
+      throw CNIError(
+        .configuration, "ipam.type \"\(type)\" is this plugin itself",
+        details: "it is to be an IPAM plugin such as host-local")
+    }
     let folders = (environment["CNI_PATH"] ?? "").split(separator: ":").map(String.init)
     guard !folders.isEmpty else {
       throw CNIError(
@@ -110,11 +118,13 @@ struct Delegate {
     let deadline = weft_monotonic_ns() + UInt64(Self.patience) * 1_000_000_000
     let output = read(pipes[0], deadline)
     var status: Int32 = 0
+    // It says nothing, or too much, and would not end by itself.
+    if output == nil { kill(pid, SIGKILL) }
     while true {
       let ended = waitpid(pid, &status, output == nil ? 0 : WNOHANG)
       if ended == pid { break }
       if ended < 0, errno != EINTR { throw failure("wait for") }
-      if output == nil || weft_monotonic_ns() >= deadline { kill(pid, SIGKILL) } else { usleep(500) }
+      if weft_monotonic_ns() >= deadline { kill(pid, SIGKILL) } else { usleep(500) }
     }
     guard let output else {
       throw CNIError(
@@ -160,6 +170,7 @@ struct Delegate {
       }
       close(file)
     }
+    all[Self.mark] = "1"
     all.merge(environment) { $1 }
     all["CNI_COMMAND"] = verb.rawValue
     return all.map { "\($0)=\($1)" }

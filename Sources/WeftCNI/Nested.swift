@@ -65,12 +65,20 @@ extension Run {
     record.mtu = mtu
     record.addresses = attachment.addresses.map(\.address)
     record.routes = attachment.routes
+    if let before = records.read(key), before.vlanInterface == record.vlanInterface {
+      record.isVLANOurs = before.isVLANOurs
+    }
     // Before there is anything that a DEL would have to find.
     try records.write(record)
     do throws(CNIError) {
-      let vlan = try vlanInterface(told, outer, &record, host)
-      record.routes = try makeMacvlan(attachment, mtu, vlan, namespace, host, container)
-      try records.write(record)
+      // A DEL that removes the VLAN as the last one on it is either before this or after it.
+      record = try alone { () throws(CNIError) in
+        var record = record
+        let vlan = try vlanInterface(told, outer, &record, host)
+        record.routes = try makeMacvlan(attachment, mtu, vlan, namespace, host, container)
+        try records.write(record)
+        return record
+      }
       return AddResult(
         version: configuration.version, attachment: attachment, hostMAC: nil, sandbox: netns, mtu: mtu,
         routes: record.routes ?? []
@@ -201,24 +209,40 @@ extension Run {
     {
       try kernel { () throws(NetlinkError) in
         guard let link = try container.link(named: key.interface), link.kind == "macvlan",
-          // A late DEL of an earlier container in a namespace of the same path.
-          record?.mac == nil || link.mac == record?.mac
+          // A late DEL of an earlier container in a namespace of the same path; without a record it goes with that.
+          link.mac == record?.mac
         else { return }
         do throws(NetlinkError) { try container.deleteLink(index: link.index) } catch {
           if error.code != ENODEV { throw error }
         }
       }
     }
-    if let name = record?.vlanInterface, record?.isVLANOurs == true, otherRecords(name, than: key).isEmpty {
-      let host = try kernel { () throws(NetlinkError) in try Netlink() }
-      try kernel { () throws(NetlinkError) in
-        guard let link = try host.link(named: name), link.kind == "vlan" else { return }
-        do throws(NetlinkError) { try host.deleteLink(index: link.index) } catch {
-          if error.code != ENODEV { throw error }
+    guard let name = record?.vlanInterface, record?.isVLANOurs == true else { return records.remove(key) }
+    try alone { () throws(CNIError) in
+      if otherRecords(name, than: key).isEmpty {
+        let host = try kernel { () throws(NetlinkError) in try Netlink() }
+        try kernel { () throws(NetlinkError) in
+          guard let link = try host.link(named: name), link.kind == "vlan" else { return }
+          do throws(NetlinkError) { try host.deleteLink(index: link.index) } catch {
+            if error.code != ENODEV { throw error }
+          }
         }
       }
+      records.remove(key)
     }
-    records.remove(key)
+  }
+
+  /// While no other run of the plugin makes or removes a VLAN.
+  private func alone<T>(_ body: () throws(CNIError) -> T) throws(CNIError) -> T {
+    let outcome = records.exclusively(milliseconds: settings.pollTimeout * 1000) { () -> Result<T, CNIError> in
+      do throws(CNIError) { return .success(try body()) } catch { return .failure(error) }
+    }
+    guard let outcome else {
+      throw CNIError(
+        .tryAgainLater, "another run of the plugin makes or removes VLANs for more than \(settings.pollTimeout) s",
+        details: "config-dir \(records.directory) is locked")
+    }
+    return try outcome.get()
   }
 
   /// Of other interfaces over the same VLAN.

@@ -170,6 +170,9 @@ extension PacketPath {
     flows.prefetch(packet.hash)
   }
 
+  /// Segments of eight bytes: what policers count one by one has an end.
+  private static var segmentLimit: Int { 8192 }
+
   /// What the virtio-net header asks for fits the packet that it came with; a super-frame's segments are counted.
   @inline(__always) private func offloadsHold(_ packet: inout Packet) -> Bool {
     if packet.needsChecksum {
@@ -185,11 +188,13 @@ extension PacketPath {
       case VirtioNetHeader.gsoUDP: packet.proto == IPProtocol.udp
       default: false
       }
-    guard fits, packet.needsChecksum, packet.checksumStart == packet.transport, packet.gsoBytes > 0 else {
-      return false
-    }
+    // Where TCP's checksum is, and UDP's. The kernel refuses others, and a guest may write what it likes.
+    let checksumOffset = packet.proto == IPProtocol.tcp ? 16 : 6
+    guard fits, packet.needsChecksum, packet.checksumStart == packet.transport,
+      packet.checksumOffset == checksumOffset, packet.gsoBytes > 0
+    else { return false }
     packet.segments = max(1, (packet.ipLength - packet.payload + packet.gsoBytes - 1) / packet.gsoBytes)
-    return true
+    return packet.segments <= Self.segmentLimit
   }
 
   /// After a tunnel: the inner ECN field by the outer one. False when the packet had to be dropped.

@@ -15,6 +15,8 @@ import WeftSystem
     var addresses: VhostRingAddresses?
     var kick: Descriptor?
     var call: Descriptor?
+    /// A `call` of before that workers may still use.
+    var retired: Descriptor?
     var error: Descriptor?
     var isEnabled = false
     let cell = VhostCell()
@@ -91,7 +93,7 @@ import WeftSystem
   /// Takes messages that have come, at most `limit`. `pause`: has the workers let go of all queues before something of
   /// theirs changes. `settle`: waits until they have seen what they were given. False: the front end has gone.
   public func serve(
-    limit: Int, pause: () -> Void, settle: () -> Void
+    limit: Int, pause: () throws(VhostFault) -> Void, settle: () throws(VhostFault) -> Void
   ) throws(VhostFault) -> Bool {
     for _ in 0..<limit {
       switch try socket.next() {
@@ -118,7 +120,8 @@ import WeftSystem
   }
 
   private func take(
-    _ message: VhostMessage, _ files: inout [Owned?], _ pause: () -> Void, _ settle: () -> Void
+    _ message: VhostMessage, _ files: inout [Owned?], _ pause: () throws(VhostFault) -> Void,
+    _ settle: () throws(VhostFault) -> Void
   ) throws(VhostFault) {
     guard let request = VhostRequest(rawValue: message.request) else {
       throw VhostFault("request \(message.request) is not known")
@@ -155,8 +158,8 @@ import WeftSystem
 
   /// The answer, where the request has one.
   private func apply(
-    _ request: VhostRequest, _ message: VhostMessage, _ files: inout [Owned?], _ pause: () -> Void,
-    _ settle: () -> Void
+    _ request: VhostRequest, _ message: VhostMessage, _ files: inout [Owned?], _ pause: () throws(VhostFault) -> Void,
+    _ settle: () throws(VhostFault) -> Void
   ) throws(VhostFault) -> [UInt8]? {
     func bytes(_ value: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) } }
     switch request {
@@ -167,7 +170,7 @@ import WeftSystem
       guard !hasOwner else { throw VhostFault("the device has an owner already") }
       hasOwner = true
     case .resetOwner:
-      pause()
+      try pause()
       hasOwner = false
       for box in rings { box.ring.isEnabled = false }
     case .setFeatures:
@@ -177,7 +180,7 @@ import WeftSystem
         throw VhostFault("features 0x\(String(extra, radix: 16)) were acknowledged and never offered")
       }
       guard features != acknowledged else { break }
-      pause()
+      try pause()
       acknowledged = features
       // Without the protocol's own features nobody enables queues one by one.
       if !features.contains(.protocolFeatures) { for box in rings { box.ring.isEnabled = true } }
@@ -198,7 +201,9 @@ import WeftSystem
     return nil
   }
 
-  private func setMemory(_ message: VhostMessage, _ files: [Owned?], _ pause: () -> Void) throws(VhostFault) {
+  private func setMemory(
+    _ message: VhostMessage, _ files: [Owned?], _ pause: () throws(VhostFault) -> Void
+  ) throws(VhostFault) {
     let count = Int(message.u32(0))
     guard (1...VhostMemory.maximumRegions).contains(count), message.body.count >= 8 + count * 32 else {
       throw VhostFault("a memory table of \(count) regions has \(message.body.count) bytes")
@@ -217,13 +222,13 @@ import WeftSystem
         ))
     }
     let new = try VhostMemory(claims)
-    pause()
+    try pause()
     memory = new
   }
 
   private func applyToRing(
-    _ request: VhostRequest, _ message: VhostMessage, _ files: inout [Owned?], _ pause: () -> Void,
-    _ settle: () -> Void
+    _ request: VhostRequest, _ message: VhostMessage, _ files: inout [Owned?], _ pause: () throws(VhostFault) -> Void,
+    _ settle: () throws(VhostFault) -> Void
   ) throws(VhostFault) -> [UInt8]? {
     let isFile = [.setRingKick, .setRingCall, .setRingError].contains(request)
     let number = isFile ? Int(message.u64(0) & 0xFF) : Int(message.u32(0))
@@ -235,21 +240,21 @@ import WeftSystem
       guard size > 0, size <= VhostRing.maximumSize, size & (size - 1) == 0 else {
         throw VhostFault("queue \(number) is to have \(size) entries, which is no power of two up to 32768")
       }
-      pause()
+      try pause()
       box.ring.size = size
     case .setRingAddresses:
       guard message.u32(4) == 0 else { throw VhostFault("queue \(number) is to be logged, which was never offered") }
-      pause()
+      try pause()
       box.ring.addresses = VhostRingAddresses(
         descriptors: message.u64(8), available: message.u64(24), used: message.u64(16))
     case .setRingBase:
       guard message.u32(4) <= UInt32(UInt16.max) else {
         throw VhostFault("queue \(number) is to begin at \(message.u32(4)); split queues count to 65535")
       }
-      pause()
+      try pause()
       box.ring.base = UInt16(message.u32(4))
     case .getRingBase:
-      pause()
+      try pause()
       box.ring.kick = nil
       _ = box.ring.cell.takeFault()
       return (0..<4).map { UInt8(truncatingIfNeeded: number >> ($0 * 8)) } + [
@@ -258,22 +263,27 @@ import WeftSystem
     case .setRingEnable:
       guard message.u32(4) <= 1 else { throw VhostFault("queue \(number) is enabled by \(message.u32(4))") }
       guard box.ring.isEnabled != (message.u32(4) == 1) else { break }
-      pause()
+      try pause()
       box.ring.isEnabled = message.u32(4) == 1
     default:
       let event = try event(message, &files, number)
       switch request {
       case .setRingKick:
         guard let event else { throw VhostFault("queue \(number) is to be polled: an eventfd to kick by is needed") }
-        pause()
+        try pause()
         if !acknowledged.contains(.protocolFeatures) { box.ring.isEnabled = true }
         box.ring.kick = event.take()
         try check(box.ring, number)
       case .setRingCall:
-        box.ring.cell.setCall(event?.raw ?? -1)
-        // The number of the old one may be another file's as soon as it is closed.
-        if box.ring.call != nil { settle() }
+        let raw = event?.raw ?? -1
+        box.ring.retired = box.ring.call.take()
         box.ring.call = event?.take()
+        box.ring.cell.setCall(raw)
+        // The number of the old one may be another file's as soon as it is closed.
+        if box.ring.retired != nil {
+          try settle()
+          box.ring.retired = nil
+        }
       default: box.ring.error = event?.take()
       }
     }

@@ -95,13 +95,11 @@ import WeftSystem
     else { throw refuse("cannot be mapped (\(SystemError.text(errno)))") }
     // A guest's secrets are not for core dumps.
     _ = unsafe madvise(base, length, MADV_DONTDUMP)
-    var guardian: Int32 = -1
-    if !weft_cannot_shrink(descriptor) {
-      guardian = unsafe weft_guard_add(base, length)
-      guard guardian >= 0 else {
-        _ = unsafe munmap(base, length)
-        throw refuse("can be truncated, and no more such regions can be watched; use memory-backend-memfd with seal=on")
-      }
+    // Also of sealed memory: a page that cannot be had, such as a huge one, is no other signal.
+    let guardian = unsafe weft_guard_add(base, length)
+    guard guardian >= 0 else {
+      _ = unsafe munmap(base, length)
+      throw refuse("cannot be watched: there are too many regions")
     }
     unsafe mappings.append(Piece(base: base, bytes: length, guardian: guardian))
     unsafe regions[count] = VhostRegion(

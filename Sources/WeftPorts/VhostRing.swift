@@ -13,6 +13,7 @@ public enum VhostRingFault: UInt32, Sendable, CaseIterable {
   case pieces
   case header
   case length
+  case empty
 
   public var explanation: String {
     switch self {
@@ -25,6 +26,7 @@ public enum VhostRingFault: UInt32, Sendable, CaseIterable {
     case .pieces: "a chain has more pieces than a packet can"
     case .header: "a packet is shorter than its virtio-net header"
     case .length: "a packet is longer than 64 KiB"
+    case .empty: "a descriptor has no bytes"
     }
   }
 }
@@ -155,6 +157,8 @@ public enum VhostRingFault: UInt32, Sendable, CaseIterable {
         continue
       }
       guard (flags & Self.writable != 0) == writable else { return fail(.direction) }
+      // They would have no end that pieces bound.
+      guard length > 0 else { return fail(.empty) }
       guard add(address, length) else { return -1 }
       total &+= Int(length)
       guard flags & Self.next != 0 else { return total }

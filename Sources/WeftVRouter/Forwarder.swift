@@ -236,6 +236,7 @@ public final class Forwarder {
     for worker in workers { worker.stop() }
     sessions.removeAll()
     if leavesPorts {
+      ports.endListening()
       server.end()
     } else {
       ports.closeAll()

@@ -36,7 +36,7 @@ struct Youth {
   ) throws(SystemError) -> Opened {
     while true {
       do throws(SystemError) { return try open() } catch {
-        guard error.code == EBUSY || error.code == EEXIST, weft_monotonic_ns() < end else { throw error }
+        guard [EBUSY, EEXIST, EADDRINUSE].contains(error.code), weft_monotonic_ns() < end else { throw error }
         usleep(5000)
       }
     }

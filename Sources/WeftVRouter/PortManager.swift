@@ -166,14 +166,16 @@ final class PortManager: PortProvider {
   }
 
   func setUp(_ id: UInt32, _ isUp: Bool) { ports[id]?.isUp = isUp }
+  func setStarted(_ id: UInt32) { ports[id]?.isStarted = true }
 
   func setCapabilities(_ id: UInt32, _ capabilities: PortCapabilities) { ports[id]?.capabilities = capabilities }
 
-  /// Workers let go of a port's queues, to be given others by `start`.
-  func pause(_ id: UInt32) {
-    guard let port = ports[id], port.isStarted else { return }
+  /// Workers let go of a port's queues, to be given others by `start`. Not nil where that takes too long: it tells when
+  /// they have.
+  func pause(_ id: UInt32) -> Acknowledgement? {
+    guard let port = ports[id], port.isStarted else { return nil }
     ports[id]?.isStarted = false
-    settle(([id] + port.vlans.keys).map { .detach(interface: $0) })
+    return settle(([id] + port.vlans.keys).map { .detach(interface: $0) })
   }
 
   /// `fast`: sockets that send out of this very interface already.
@@ -183,7 +185,7 @@ final class PortManager: PortProvider {
       case .packet: return try makePacket(interface, fast)
       case .tap: return try youth.tryWhileTaken { () throws(SystemError) in try makeTap(interface) }
       case .xdp: return try youth.tryWhileTaken { () throws(SystemError) in try makeXDP(interface) }
-      case .vhostUser: return try makeVhost(interface)
+      case .vhostUser: return try youth.tryWhileTaken { () throws(SystemError) in try makeVhost(interface) }
       case .pcap, .vlan: break
       }
     } catch {
@@ -278,7 +280,10 @@ final class PortManager: PortProvider {
     if byKernelIndex[port.kernelIndex] == id { byKernelIndex[port.kernelIndex] = nil }
     count(port, -1)
     let late = port.isStarted ? settle(([id] + port.vlans.keys).map { .detach(interface: $0) }) : nil
-    port.vhost?.end()
+    if let vhost = port.vhost {
+      vhost.endListening()
+      release(vhost, late)
+    }
     // The kernel takes its time over a socket's end: not here.
     let leftovers = Leftovers(
       packets: port.packetQueues.map(\.queue), tap: port.tap, xdp: port.xdp, fast: port.fast,

@@ -36,6 +36,8 @@ final class VhostPort: @unchecked Sendable {
   }
 
   var listening: Int32? { listener?.raw }
+  /// Its socket is not looked at for a while.
+  var isDeaf = false
 
   /// Makes the socket. A file that nobody listens at any more is removed.
   func listen() throws(SystemError) {
@@ -92,11 +94,18 @@ final class VhostPort: @unchecked Sendable {
     attachment = nil
   }
 
-  /// Nobody listens any more, and the file is gone where it is still ours.
-  func end() {
-    listener = nil
-    detach()
+  /// Workers have not let go yet: what they use is somebody else's now, who waits for them.
+  func abandon() -> VhostLeftovers? {
+    let left = device.map { VhostLeftovers(device: $0, attachment: attachment) }
+    queues = []
+    attachment = nil
     device = nil
+    return left
+  }
+
+  /// Nobody listens any more, and the file is gone where it is still ours.
+  func endListening() {
+    listener = nil
     var status = stat()
     guard let file, stat(settings.socket, &status) == 0, UInt64(status.st_dev) == file.device,
       UInt64(status.st_ino) == file.inode
@@ -105,6 +114,17 @@ final class VhostPort: @unchecked Sendable {
   }
 
   var isUp: Bool { attachment?.isComplete ?? false }
+}
+
+/// Memory and descriptors of a front end that workers have not let go of yet.
+final class VhostLeftovers: @unchecked Sendable {
+  let device: VhostDevice
+  private let attachment: VhostAttachment?
+
+  init(device: VhostDevice, attachment: VhostAttachment?) {
+    self.device = device
+    self.attachment = attachment
+  }
 }
 
 extension PortManager {
@@ -159,7 +179,14 @@ extension PortManager {
   private func accept(_ id: UInt32, _ vhost: VhostPort) {
     guard let listening = vhost.listening else { return }
     let raw = weft_accept(listening)
-    guard raw >= 0 else { return }
+    guard raw >= 0 else {
+      // No descriptor is left: the poller would tell of it without end. Looked for again in a second.
+      if errno == EMFILE || errno == ENFILE {
+        unwatch(listening)
+        vhost.isDeaf = true
+      }
+      return
+    }
     let socket = Descriptor(owning: raw)
     guard vhost.device == nil else {
       logger.warning("interface \(id) has a front end already; another one that connected was sent away")
@@ -182,10 +209,13 @@ extension PortManager {
     do throws(VhostFault) {
       isKept = try device.serve(
         limit: Self.messageShare,
-        pause: { [self] in
-          pause(id)
+        pause: { [self] () throws(VhostFault) in
+          guard pause(id) == nil else { throw Self.lateness }
           vhost.detach()
-        }, settle: { [self] in _ = settle([]) })
+        },
+        settle: { [self] () throws(VhostFault) in
+          guard settle([]) == nil else { throw Self.lateness }
+        })
       if !isKept { logger.info("the front end of interface \(id) has gone") }
     } catch {
       logger.error("the front end of interface \(id) was sent away: \(error)")
@@ -212,6 +242,31 @@ extension PortManager {
     tellLink(id, vhost, &news)
   }
 
+  private static let lateness = VhostFault("a worker has not let go of its queues for 5 s")
+
+  /// The front end goes, at once or when the workers have let go.
+  func release(_ vhost: VhostPort, _ late: Acknowledgement?) {
+    guard let late else {
+      vhost.detach()
+      // Closing takes its descriptor out of the poller.
+      vhost.device = nil
+      return
+    }
+    guard let left = vhost.abandon() else { return }
+    unwatch(left.device.descriptor)
+    background.run {
+      late.wait()
+      withExtendedLifetime(left) {}
+    }
+  }
+
+  /// Before the process ends: the next forwarder listens where this one did.
+  func endListening() {
+    for port in ports.values { port.vhost?.endListening() }
+  }
+
+  private func unwatch(_ descriptor: Int32) { _ = epoll_ctl(vhostPoller.raw, EPOLL_CTL_DEL, descriptor, nil) }
+
   private func tellLink(_ id: UInt32, _ vhost: VhostPort, _ news: inout [VhostNews]) {
     guard let port = ports[id], port.isUp != vhost.isUp else { return }
     setUp(id, vhost.isUp)
@@ -219,10 +274,9 @@ extension PortManager {
   }
 
   private func disconnect(_ id: UInt32, _ vhost: VhostPort, _ news: inout [VhostNews]) {
-    pause(id)
-    vhost.detach()
-    // Closing takes its descriptor out of the poller.
-    vhost.device = nil
+    // Whoever was late before is waited for once more, so that nobody goes on with what goes.
+    setStarted(id)
+    release(vhost, pause(id))
     start(id)
     tellLink(id, vhost, &news)
   }
@@ -232,6 +286,10 @@ extension PortManager {
     var news: [VhostNews] = []
     for (id, port) in ports {
       guard let vhost = port.vhost else { continue }
+      if vhost.isDeaf, let listening = vhost.listening {
+        vhost.isDeaf = false
+        watch(listening, UInt64(id) | Self.listenerMark)
+      }
       if vhost.device == nil, vhost.settings.frontEndListens { connect(id, vhost) }
       guard let device = vhost.device else { continue }
       for (queue, fault) in device.takeFaults() {

@@ -330,4 +330,5 @@ def test_schema_knows_what_the_program_knows(replay):
     walk(weft.SCHEMA.schema)
     # A replay refuses ports of the kinds that have these.
     assert used == named - {
-        "xdp-mode", "xdp-copy", "busy-poll", "busy-poll-budget", "queues", "netns", "netns-device"}
+        "xdp-mode", "xdp-copy", "busy-poll", "busy-poll-budget", "queues", "netns", "netns-device", "socket",
+        "vhostuser-mode"}

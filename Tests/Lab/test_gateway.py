@@ -325,15 +325,24 @@ def test_posted_gateway(lab, others):
         ([{**body[0], "interface": "fab0"}], "the fabric's interface"),
         ([{**body[0], "subnets": [{"ip-address": "10.9.0.0", "prefix-len": 16}]}], "in no subnet"),
         ([{**body[0], "routes": [{"ip-address": "10.9.0.0", "prefix-len": 33}]}], "is no prefix"),
+        ([{**body[0], "routes": [{"ip-address": "10.1.0.5", "prefix-len": 32}]}], "lies in the network itself"),
         ({}, "a list"),
     ]:
         status, answer = http(lab, "POST", "/gateway", json.dumps(wrong))
         assert status != 0 and said in answer, (wrong, answer)
     assert http(lab, "POST", "/gateway", json.dumps(body)) == (0, "{}\n")
     assert node2.ping(address, count=3) == (3, 0)
-    for _ in range(2):
-        assert http(lab, "DELETE", "/gateway", '[{"interface": "vgw1"}]') == (0, "{}\n")
+    # Another interface for the same network takes its place, also after a restart.
+    assert http(lab, "POST", "/gateway", json.dumps([{**body[0], "interface": "vgw3"}])) == (0, "{}\n")
     assert lab.n2.exec("ip", "link", "show", "vgw1", check=False).returncode != 0
+    assert node2.ping(address, count=3) == (3, 0)
+    lab.tool("stop", "n2", "agent")
+    lab.tool("start", "n2", "agent")
+    assert lab.is_synchronized("n2") and node2.ping(address, count=3) == (3, 0)
+    assert [row["device"] for row in lab.weft("n2", "vif") if row["role"] == "host"] == ["vgw3"]
+    for _ in range(2):
+        assert http(lab, "DELETE", "/gateway", '[{"interface": "vgw3"}]') == (0, "{}\n")
+    assert lab.n2.exec("ip", "link", "show", "vgw3", check=False).returncode != 0
     assert not blue2.reaches("192.0.2.2", count=1, wait=1)
     status, answer = http(lab, "DELETE", "/gateway", '[{"interface": "weft-green"}]')
     assert status != 0 and "configuration" in answer

@@ -106,6 +106,8 @@ struct ConfigurationTests {
     ("{interface: weft-none0}", "{interface: a, port: tap}", "fabric.port", "packet or af_xdp"),
     ("{interface: weft-none0}", "{interface: a, queues: 2}", "fabric.queues", "no key that is known"),
     ("node: node1", "node: node1\npods: {port: dpdk}", "pods.port", "packet or af_xdp or tap"),
+    ("node: node1", "node: node1\nstale-port-time: soon", "stale-port-time", "is no number"),
+    ("node: node1", "node: node1\nstale-port-time: -1", "stale-port-time", "0 to 86400"),
     ("recovery: {plugin: /", "recovery: {plugin: here/", "recovery.plugin", "absolute"),
     ("recovery: {", "recovery: {folder: /x, ", "recovery.folder", "plugin"),
     ("node: node1", "node: node1\npods: {queues: 2}", "pods.queues", "set port to tap"),

@@ -82,7 +82,7 @@ struct HostGatewayTests {
   /// The gateway's address is the host's where the host has a port, and the router's else.
   @Test func whatTheForwarderIsTold() throws {
     let configuration = try AgentConfiguration(yaml: text("host: {}"))
-    let names = Planner.identifiers(configuration) + HostPort.identifiers("gateway/blue")
+    let names = Planner.identifiers(configuration) + HostPort.identifiers("gateway/blue", device: "weft-blue")
     let numbers = Dictionary(
       names.enumerated().map { ($1, UInt32($0 + 1)) }, uniquingKeysWith: { first, _ in first })
     let planner = Planner(configuration, numbers: numbers)
