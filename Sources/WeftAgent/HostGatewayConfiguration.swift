@@ -71,6 +71,9 @@ extension HostGateway {
         guard subnets.contains(where: { $0.prefix.isV4 == prefix.isV4 }) else {
           throw node.error("the network has no \(prefix.isV4 ? "IPv4" : "IPv6") subnet")
         }
+        if let subnet = subnets.first(where: { $0.prefix.contains(prefix) }) {
+          throw node.error("\(prefix) lies in the network itself, in \(subnet.prefix)")
+        }
         routes.append(prefix)
       }
       self.routes = routes

@@ -189,7 +189,7 @@ extension PacketPath {
       default: false
       }
     // Where TCP's checksum is, and UDP's. The kernel refuses others, and a guest may write what it likes.
-    let checksumOffset = packet.proto == IPProtocol.tcp ? 16 : 6
+    let checksumOffset = packet.proto == IPProtocol.tcp ? TCP.checksum : UDP.checksum
     guard fits, packet.needsChecksum, packet.checksumStart == packet.transport,
       packet.checksumOffset == checksumOffset, packet.gsoBytes > 0
     else { return false }
