@@ -11,7 +11,7 @@ GATEWAY = "10.1.0.1"
 
 @pytest.fixture(scope="module")
 def cni_node():
-    lab = Lab("--blue", "host: {interface: weft0}, services: {dns: {servers: [127.0.0.1]}}")
+    lab = Lab("--blue", "host: {interface: weft0}\n    services: {dns: {servers: [127.0.0.1]}}")
     try:
         node = Node(lab)
         node.configure()
@@ -22,19 +22,19 @@ def cni_node():
     assert left == "", f"left behind:\n{left}"
 
 
-def test_names_and_a_published_port(runtimes, podman, node):  # noqa: F811
-    resolver = serving(node.place, "resolver.py", "127.0.0.1")
+def test_names_and_a_published_port(runtimes, podman, cni_node):  # noqa: F811
+    resolver = serving(cni_node.place, "resolver.py", "127.0.0.1")
     root = runtimes.root_file_system("published")
     (root / "bin" / "nslookup").symlink_to("busybox")
     try:
-        podman("run", "--detach", "--name", "web", *LIMITS, "--dns", DNS[4], "--publish", "8080:80", "--rootfs", root,
+        podman("run", "--detach", "--name", "web", *LIMITS, "--publish", "8080:80", "--rootfs", root,
                "/bin/sh", "-c", "while true; do echo hello from the pod | nc -l -p 80 -w 5; done")
         assert f"nameserver {DNS[4]}" in podman("exec", "web", "/bin/cat", "/etc/resolv.conf").stdout
         assert "192.0.2.53" in podman("exec", "web", "/bin/nslookup", "-type=a", "name.test").stdout
         podman("exec", "web", "/bin/ping", "-c", "2", "-W", "2", GATEWAY)
         # At the node's address and port, by portmap's translation, then by the gateway.
         reached = wait_for(
-            lambda: node.place.exec("/bin/busybox", "nc", "-w", "3", "192.0.2.1", "8080", check=False).stdout, 20, "the published port")
+            lambda: cni_node.place.exec("/bin/busybox", "nc", "-w", "3", "192.0.2.1", "8080", check=False).stdout, 20, "the published port")
         assert reached == "hello from the pod\n"
     finally:
         podman("rm", "--force", "--time", "0", "web", check=False)
