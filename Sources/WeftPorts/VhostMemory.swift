@@ -95,6 +95,7 @@ import WeftSystem
     else { throw refuse("cannot be mapped (\(SystemError.text(errno)))") }
     // A guest's secrets are not for core dumps.
     _ = unsafe madvise(base, length, MADV_DONTDUMP)
+    _ = weft_cannot_shrink(descriptor)
     // Also of sealed memory: a page that cannot be had, such as a huge one, is no other signal.
     let guardian = unsafe weft_guard_add(base, length)
     guard guardian >= 0 else {

@@ -151,7 +151,7 @@ QUEUES = {
     "a buffer round the end": (lambda f: one(f, 2**64 - 8, 100), "not in the guest's memory"),
     "4 GiB": (lambda f: one(f, GUEST, 2**32 - 1), "not in the guest's memory"),
     "no header": (lambda f: one(f, GUEST + 65536, 5), "shorter than its virtio-net header"),
-    "nothing": (lambda f: one(f, GUEST + 65536, 0), "shorter than its virtio-net header"),
+    "nothing": (lambda f: one(f, GUEST + 65536, 0), "has no bytes"),
     "too long a packet": (lambda f: one(f, GUEST, 500_000), "longer than 64 KiB"),
     "a buffer to write to": (lambda f: one(f, GUEST + 65536, 100, WRITE), "reading"),
     "a nested table": (lambda f: table(f, inner=(GUEST + 65536, 16, INDIRECT_TABLE, 0)), "indirect"),

@@ -113,7 +113,7 @@ class Wire:
 
         def serves():
             assert self.forwarders[name].poll() is None, pathlib.Path(log.name).read_text()
-            return run(BINARIES / "weft", "status", "--socket", socket, check=False).returncode == 0
+            return run(BINARIES / "weft", "worker", "--socket", socket, check=False).returncode == 0
         wait_for(serves, 30, f"forwarder of {name}")
 
     def socket(self, name):
